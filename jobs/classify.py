@@ -1,0 +1,7 @@
+"""`chexseg-platform classify` as a job; see runtime_env.yaml for how to submit it."""
+
+import sys
+
+from chexseg_platform.cli import main
+
+main(["classify", *sys.argv[1:]])

@@ -1,0 +1,7 @@
+"""`chexseg-platform segment` as a job; see runtime_env.yaml for how to submit it."""
+
+import sys
+
+from chexseg_platform.cli import main
+
+main(["segment", *sys.argv[1:]])

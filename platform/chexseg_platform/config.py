@@ -1,0 +1,383 @@
+"""The settings of an experiment, typed and strict: what it is, apart from where it runs.
+
+Everything except `resources` decides results and so enters fingerprints; `resources` says where
+and how an experiment runs. `configfile` reads these sections from YAML.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Split = Literal["train", "valid", "test"]
+View = Literal["frontal", "lateral"]
+
+
+class ConfigError(ValueError):
+    """The experiment file or an override is wrong; the message names field, place and remedy."""
+
+
+def _each_once(seeds: list[int]) -> list[int]:
+    if len(set(seeds)) != len(seeds):
+        raise ValueError("the same seed twice would count one training as two")
+    return seeds
+
+
+Seeds = Annotated[list[Seed], Field(min_length=1), AfterValidator(_each_once)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Phantom(Section):
+    """Chest X-ray phantoms, made on the spot (numbers of images)."""
+
+    train: Annotated[int, Field(ge=0)] = 600
+    valid: Annotated[int, Field(ge=0)] = 120
+    test: Annotated[int, Field(ge=0)] = 120
+    size: Annotated[int, Field(ge=32)] = 256
+    seed: Seed = 0
+
+
+class Table(Section):
+    """One CSV of image labels and, where experts drew, the masks of its images."""
+
+    table: str
+    """The CSV file: `train.csv`, `valid.csv`, `test_labels.csv`, `df_chexpert_plus_240401.csv`."""
+    split: Split
+    layout: Literal["chexpert", "chexpert-plus"] = "chexpert"
+    root: str | None = None
+    """Folder that the CSV's paths start from; by default the folder of the CSV."""
+    labels: str | None = None
+    """Other labels for the same images: a CSV (CheXpert) or JSON Lines (CheXpert Plus)."""
+    truth: str | None = None
+    """CheXlocalize `gt_segmentations_*.json` or `gt_annotations_*.json`."""
+    benchmark: str | None = None
+    """CheXlocalize `hb_segmentations_*.json`: the second readers."""
+    points: str | None = None
+    """CheXlocalize `hb_salient_pt_*.json`."""
+    limit: Positive | None = None
+    """Take only the first images; for a quick try."""
+
+
+class Data(Section):
+    """Which images, and the square size at which everything runs."""
+
+    phantom: Phantom | None = None
+    tables: list[Table] = Field(default_factory=list)
+    size: Annotated[int, Field(ge=32, le=2048)] = 320
+    views: list[View] = Field(default=["frontal", "lateral"], min_length=1)
+    max_rejected: Fraction = 0.01
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Data:
+        if (self.phantom is None) == (not self.tables):
+            raise ValueError("give either data.phantom or data.tables, and not both")
+        return self
+
+
+class Augment(Section):
+    """Random changes of training images; none by default, as in the papers."""
+
+    rotate: Annotated[float, Field(ge=0, le=45)] = 0.0
+    """Largest rotation, degrees."""
+    scale: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    translate: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    brightness: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    contrast: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    gamma: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    flip: Fraction = 0.0
+    """Chance to mirror left and right. The heart then lies on the wrong side."""
+
+
+class Fit(Section):
+    """What every training shares."""
+
+    optimizer: Literal["adam", "adamw"] = "adamw"
+    lr: PositiveFloat = 1e-4
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    schedule: Literal["constant", "cosine"] = "constant"
+    batch_size: Positive = 16
+    """Images a step over all workers together."""
+    epochs: PositiveFloat = 3.0
+    validations_per_epoch: PositiveFloat = 1.0
+    """How often to validate and to write a checkpoint."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: bfloat16 autocast on a GPU, float32 elsewhere."""
+    augment: Augment = Field(default_factory=Augment)
+
+
+class Classifier(Fit):
+    """The multi-label classifier that is explained."""
+
+    encoder: str = "densenet121"
+    weights: str | None = None
+    """null: random; `imagenet`: fetched once by `chexseg-platform fetch-weights`; or a folder like
+    those that it writes, here or on s3://, gs://."""
+    output_stride: Literal[8, 16, 32] = 32
+    uncertain: Literal["ignore", "zeros", "ones", "three-class"] = "ignore"
+    blank: Literal["negative", "ignore"] = "negative"
+    keep: Positive = 10
+    """How many of the best checkpoints are kept and averaged."""
+
+
+class Integrated(Section):
+    """Integrated Gradients: where the line starts and how finely it is sampled."""
+
+    baselines: list[Literal["black", "mean", "blurred"]] = Field(default=["black"], min_length=1)
+    """Maps from several are averaged."""
+    steps: Positive = 8
+    """Nodes of the first try; doubled where the completeness error is above `tolerance`."""
+    tolerance: Annotated[float, Field(gt=0)] | None = 0.05
+    most_steps: Positive = 128
+    smooth: Annotated[int, Field(ge=0)] = 0
+    """SmoothGrad: how many noisy copies of an image are averaged; 0: the image alone."""
+    noise: Annotated[float, Field(ge=0)] = 0.1
+    """Of these copies, as a share of the image's range."""
+
+
+CaptumMethod = Literal["deeplift", "gradient", "guided-backprop", "input-x-gradient", "occlusion"]
+
+
+class Saliency(Section):
+    """How a classifier's explanations become pseudo-masks."""
+
+    method: Literal["grad-cam", "integrated-gradients", CaptumMethod] = "grad-cam"
+    explain: Literal["probability", "logit"] = "probability"
+    """Of grad-cam and integrated-gradients; the other methods explain the logit."""
+    sign: Literal["positive", "absolute"] = "positive"
+    """Of signed maps (all but grad-cam's): evidence for the finding, or for and against."""
+    integrated: Integrated = Field(default_factory=Integrated)
+    threshold: Literal["otsu", "tuned"] | Fraction = "otsu"
+    """otsu per map; tuned per finding on the validation images; or one number for all."""
+    gate: Literal["label", "probability", "both", "none"] = "label"
+    """What allows a mask: a positive label, a probability above `cutoff`, both, or nothing."""
+    cutoff: Fraction = 0.5
+    uncertain: Literal["unknown", "positive", "negative"] = "unknown"
+    blank: Literal["negative", "unknown"] = "negative"
+    """Whether an unmentioned finding is an empty mask or an unlabelled channel."""
+    splits: list[Split] = Field(default=["train", "valid", "test"], min_length=1)
+
+
+class Segmenter(Fit):
+    """One segmentation model; an arm of the comparison overrides some of these fields."""
+
+    optimizer: Literal["adam", "adamw"] = "adam"
+    batch_size: Positive = 8
+    epochs: PositiveFloat = 20.0
+    architecture: str = "DeepLabV3Plus"
+    encoder: str = "resnet18"
+    output_stride: Literal[8, 16, 32] | None = None
+    """Null: the architecture's own."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of the architecture, e.g. `decoder_atrous_rates: [2, 4, 6]`."""
+    init: str = "random"
+    """`random`, `imagenet`, `classifier` (its encoder), or `segmenter:<folder>`: of an artifact or
+    of a checkpoint, here or on s3://, gs://."""
+    loss: Literal["dice", "bce", "dice+bce"] = "dice"
+    expert_probability: Fraction = 0.9
+    """Chance that a draw is an expert row; 1: fully supervised, 0: pseudo-labels only."""
+    expert_masks: Positive | None = None
+    """How many expert-labelled images to use; null: all that are not held for validation."""
+    expert_validation: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Share of the expert patients held for thresholds and checkpoint choice."""
+    epoch_images: Positive | None = None
+    """Draws an epoch; null: expert and pseudo rows together, as CheXseg does."""
+    max_repeats: Positive | None = None
+    """How often one expert row may be drawn in an epoch; null: no cap."""
+    threshold: Literal["tuned"] | Fraction = "tuned"
+
+
+class Evaluation(Section):
+    """The comparison at the end.
+
+    On test images only: segmenters learn from the validation images' masks, and choose
+    thresholds by them.
+    """
+
+    split: Literal["test"] = "test"
+    resamples: Annotated[int, Field(ge=100)] = 1000
+    cluster: Literal["patient", "image"] = "patient"
+    seed: Seed = 0
+    overlays: Annotated[int, Field(ge=0, le=200)] = 8
+
+
+class Tune(Section):
+    """A sweep over any fields of `segmenter`, `classifier` and `saliency`."""
+
+    space: dict[str, list[Any]] = Field(
+        default_factory=lambda: {"expert_probability": [0.0, 0.25, 0.5, 0.75, 1.0]}, min_length=1
+    )
+    """Values of each field: `saliency.threshold`, or bare for the segmenter's own."""
+    seeds: Seeds = Field(default_factory=lambda: [0, 1, 2])
+    scheduler: Literal["grid", "asha"] = "grid"
+    grace: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """ASHA: share of its training before a trial may be stopped."""
+    reduction: Annotated[int, Field(ge=2)] = 3
+
+    @field_validator("space")
+    @classmethod
+    def _fields_there_are(cls, space: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        fields = [swept_field(name) for name in space]
+        for name, values in space.items():
+            if not values:
+                raise ValueError(f"{name} has no values")
+            if any(values.count(value) > 1 for value in values):
+                raise ValueError(f"{name} has the same value twice")
+            if fields.count(swept_field(name)) > 1:
+                raise ValueError(f"{swept_field(name)} is given twice")
+        _check_variants(_variant(name, value) for name, values in space.items() for value in values)
+        return space
+
+
+ARM_NAME = r"[A-Za-z0-9][A-Za-z0-9._ -]{0,47}"
+RESERVED_ARMS = ("pseudo-labels", "radiologists")
+"""Methods that every comparison holds beside the arms."""
+
+
+OBJECT_STORE_BYTES = 1 << 30
+"""What a private Ray holds in shared memory for objects that its workers pass on."""
+
+
+class Resources(Section):
+    """Where and how it runs; no part of any fingerprint.
+
+    A cluster that starts GPUs when they are asked for is asked by a number for `gpus_per_worker`,
+    times `workers` and `parallel_trainings`; with auto a run takes the GPUs that are up.
+    """
+
+    workers: Positive | Literal["auto"] = "auto"
+    """Training workers; auto: one a GPU, or one on a machine without."""
+    cpus_per_worker: PositiveFloat | Literal["auto"] = "auto"
+    gpus_per_worker: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
+    parallel_trainings: Positive | Literal["auto"] = "auto"
+    """Independent trainings at a time; auto: as many as the cluster holds."""
+    saliency_workers: Positive | Literal["auto"] = "auto"
+    saliency_batch: Positive = 64
+    saliency_rows: Positive = 64
+    """Most images in one pass of a method that needs several an image: bounds memory."""
+    cache: str | None = None
+    """Folder on each node for decoded images; null: under the user's cache folder."""
+    retries: Annotated[int, Field(ge=0)] = 3
+    timeout_minutes: PositiveFloat = 5.0
+    """How long to wait for resources before giving up with an explanation."""
+
+
+class Experiment(Section):
+    """An experiment file."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    description: str = ""
+    seed: Seed = 17
+    data: Data
+    classifier: Classifier = Field(default_factory=Classifier)
+    saliency: Saliency = Field(default_factory=Saliency)
+    segmenter: Segmenter = Field(default_factory=Segmenter)
+    arms: dict[str, dict[str, Any]] = Field(
+        default_factory=lambda: {
+            "expert only": {"expert_probability": 1.0},
+            "pseudo only": {"expert_probability": 0.0},
+            "mix": {},
+        },
+        min_length=1,
+    )
+    seeds: Seeds = Field(default_factory=lambda: [0])
+    evaluation: Evaluation = Field(default_factory=Evaluation)
+    tune: Tune | None = None
+    resources: Resources = Field(default_factory=Resources)
+
+    @field_validator("arms")
+    @classmethod
+    def _fields_of_segmenter(cls, arms: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for name in arms:
+            if name in RESERVED_ARMS:
+                raise ValueError(f"an arm cannot be named {name!r}: the comparison has one")
+            if not re.fullmatch(ARM_NAME, name):
+                raise ValueError(
+                    f"{name!r} will not do as a name: use letters, digits, spaces and . _ -"
+                )
+        _check_variants(((name,), Segmenter, fields) for name, fields in arms.items())
+        return arms
+
+    def arm(self, name: str) -> Segmenter:
+        """Return the segmenter settings of an arm."""
+        return self.variant(self.arms[name]).segmenter
+
+    def variant(self, fields: Mapping[str, Any]) -> Experiment:
+        """Return the experiment with fields replaced (`swept_field`); in `augment` one by one."""
+        value = self.model_dump()
+        for key, new in fields.items():
+            *sections, name = swept_field(key).split(".")
+            place = value
+            for section in sections:
+                place = place.setdefault(section, {})
+            place[name] = {**place[name], **new} if name == "augment" else new
+        return Experiment.model_validate(value)
+
+
+SWEPT: dict[str, Any] = {"segmenter": Segmenter, "classifier": Classifier, "saliency": Saliency}
+"""Sections whose fields a sweep can vary; the points of a sweep share all others."""
+Variant = tuple[tuple[str, ...], type[Section], Mapping[str, Any]]
+
+
+def swept_field(key: str) -> str:
+    """Return a key of `tune.space` as a dotted field: a bare one is the segmenter's."""
+    return key if key.partition(".")[0] in Experiment.model_fields else f"segmenter.{key}"
+
+
+def _variant(key: str, value: Any) -> Variant:
+    """Return a value of a sweep as the fields of one section.
+
+    Raises:
+        ValueError: where all points of a sweep share the section.
+    """
+    section, *names = swept_field(key).split(".")
+    if section not in SWEPT or not names:
+        raise ValueError(
+            f"{key} cannot be swept, only fields of {', '.join(SWEPT)}: all points share data, "
+            "held patients and evaluation; tune.seeds gives the seeds"
+        )
+    for name in reversed(names):
+        value = {name: value}
+    return ((section,) if key.startswith(f"{section}.") else (), SWEPT[section], value)
+
+
+def _check_variants(variants: Iterable[Variant]) -> None:
+    """Check (place, section, fields that override it); report every problem in its place."""
+    problems: list[InitErrorDetails] = []
+    for place, section, fields in variants:
+        if "expert_validation" in fields:
+            wrong = ValueError("set it in segmenter: all trainings share the held patients")
+            problems.append(
+                _problem("value_error", (*place, "expert_validation"), {"error": wrong})
+            )
+        try:
+            section.model_validate(fields)
+        except ValidationError as error:
+            problems += [
+                _problem(item["type"], (*place, *item["loc"]), item.get("ctx"), item["input"])
+                for item in error.errors()
+            ]
+    if problems:
+        raise ValidationError.from_exception_data("segmenter", problems)
+
+
+def _problem(kind: str, place: tuple[str | int, ...], context: Any, given: Any = None) -> Any:
+    return InitErrorDetails(type=kind, loc=place, input=given, ctx=context or {})

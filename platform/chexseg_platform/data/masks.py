@@ -1,0 +1,249 @@
+"""Binary masks as polygons, as arrays, and as COCO compressed run lengths.
+
+Masks travel as COCO "counts" strings: a few hundred bytes for a mask of six million pixels, the
+form CheXlocalize's own JSON uses, and overlaps are counted without decoding. A counts string
+from a file is checked here before compiled code sees it, because pycocotools turns a cut or
+wrong-sized one into uninitialised memory without an error. Runs go down the columns (Fortran
+order) and start with background.
+
+Polygons are drawn as CheXlocalize draws them (Pillow, mode "1", outline and fill, union of all
+polygons, pixel centres at whole coordinates), which reproduces its published masks pixel by pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from pycocotools import mask as coco
+from scipy import ndimage
+
+MAX_PIXELS = 100_000_000
+"""No mask is larger: a size from a file must not decide how much memory is taken."""
+
+MAX_CHARACTERS_PER_RUN = 7
+"""Seven characters carry 35 bits, more than a run of MAX_PIXELS and its sign need."""
+
+Polygon = Sequence[Sequence[float]]
+BoolArray = NDArray[np.bool_]
+
+_EVERY_NEIGHBOUR = np.ones((3, 3), bool)
+# Clockwise on the screen, starting to the right: (row step, column step).
+_STEPS = ((0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1))
+
+
+class CorruptMask(ValueError):
+    """Run lengths or polygons that cannot be a mask of the stated size."""
+
+
+def rasterise(polygons: Sequence[Polygon], height: int, width: int) -> BoolArray:
+    """Draw the union of `polygons` as a bool mask of `height` x `width`.
+
+    Args:
+        polygons: each a list of (x, y) points in pixels, float or int; a polygon may hold one
+            or two points (it then marks a pixel or a line); parts outside the frame are cut off.
+
+    Raises:
+        CorruptMask: a polygon without points, a point that is not two finite numbers, or a
+            frame that is empty or above `MAX_PIXELS`.
+    """
+    _check_size(height, width)
+    canvas = Image.new("1", (width, height))
+    draw = ImageDraw.Draw(canvas)
+    for polygon in polygons:
+        draw.polygon(_points(polygon), outline=1, fill=1)
+    return np.array(canvas, dtype=bool)
+
+
+def encode(mask: BoolArray) -> str:
+    """Encode a bool mask (H x W) as COCO compressed counts.
+
+    Raises:
+        CorruptMask: the array is not two-dimensional, not bool, empty or above `MAX_PIXELS`.
+    """
+    if mask.ndim != 2 or mask.dtype != np.bool_:
+        raise CorruptMask(
+            f"A mask must be a two-dimensional bool array, not {mask.dtype} of shape {mask.shape}."
+        )
+    _check_size(*mask.shape)
+    # pycocotools takes Fortran order only, and says so late and unclearly otherwise.
+    return coco.encode(np.asfortranarray(mask).view(np.uint8))["counts"].decode("ascii")
+
+
+def decode(counts: str, height: int, width: int) -> BoolArray:
+    """Decode COCO compressed counts to a bool mask of `height` x `width`.
+
+    Raises:
+        CorruptMask: the counts are not those of a mask of this size.
+    """
+    runs = _checked_runs(counts, height, width)
+    ink = np.zeros(len(runs), bool)
+    ink[1::2] = True
+    return np.repeat(ink, runs).reshape(width, height).T
+
+
+def run_lengths(counts: str) -> NDArray[np.int64]:
+    """Return the lengths of the runs in `counts`: background, foreground, background, ...
+
+    Each length is written five bits to a character, least significant first; from the fourth
+    run on, what is written is the difference to the run before the last.
+
+    Raises:
+        CorruptMask: a character that COCO never writes, a run cut short, or a negative length.
+    """
+    codes = _codes(counts)
+    ends = np.flatnonzero((codes & 0x20) == 0)
+    if len(ends) == 0 or ends[-1] != len(codes) - 1:
+        raise CorruptMask("The run lengths are cut short: the last one has no end.")
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    digits = ends - starts + 1
+    if digits.max() > MAX_CHARACTERS_PER_RUN:
+        raise CorruptMask("The run lengths hold a number longer than any run can be.")
+    place = np.arange(len(codes)) - np.repeat(starts, digits)
+    written = np.add.reduceat((codes & 0x1F) << (5 * place), starts)
+    negative = (codes[ends] & 0x10) != 0
+    written[negative] -= np.int64(1) << (5 * digits[negative])
+    # Two interleaved chains of differences; the very first run stands alone.
+    written[1::2] = np.cumsum(written[1::2])
+    written[2::2] = np.cumsum(written[2::2])
+    if written.min() < 0:
+        raise CorruptMask("The run lengths hold a negative length.")
+    return written
+
+
+def area(counts: str, height: int, width: int) -> int:
+    """Return the number of foreground pixels, without decoding.
+
+    Raises:
+        CorruptMask: the counts are not those of a mask of this size.
+    """
+    return int(_checked_runs(counts, height, width)[1::2].sum())
+
+
+def overlap(counts_a: str, counts_b: str, height: int, width: int) -> tuple[int, int, int]:
+    """Return (pixels in both, pixels in a, pixels in b), without decoding.
+
+    Raises:
+        CorruptMask: either is not a mask of this size.
+    """
+    area_a, area_b = area(counts_a, height, width), area(counts_b, height, width)
+    if not area_a or not area_b:
+        return 0, area_a, area_b
+    size = [height, width]
+    both: list[dict[str, Any]] = [
+        {"size": size, "counts": counts.encode("ascii")} for counts in (counts_a, counts_b)
+    ]
+    return int(coco.area(coco.merge(both, intersect=True))), area_a, area_b
+
+
+def contours(mask: BoolArray) -> list[list[tuple[float, float]]]:
+    """Return polygons that `rasterise` draws back to exactly this mask.
+
+    A polygon runs through the centres of a region's border pixels. A union of filled polygons
+    cannot leave a hole, so a region with one is cut in two through the hole.
+    """
+    return [polygon for part in _without_holes(mask) for polygon in _outlines(*part)]
+
+
+def _check_size(height: int, width: int) -> None:
+    if height < 1 or width < 1 or height * width > MAX_PIXELS:
+        raise CorruptMask(
+            f"A mask of {height} x {width} pixels is not possible: "
+            f"both sides must be at least 1 and the area at most {MAX_PIXELS:,}."
+        )
+
+
+def _points(polygon: Polygon) -> list[tuple[float, float]]:
+    try:
+        points = np.asarray(polygon, dtype=np.float64)
+    except (TypeError, ValueError) as problem:
+        raise CorruptMask("A polygon must be a list of [x, y] points.") from problem
+    if points.ndim != 2 or points.shape[1] != 2 or len(points) == 0:
+        raise CorruptMask("A polygon must be a list of at least one [x, y] point.")
+    # Beyond this Pillow's own integer arithmetic would wrap around.
+    if not np.isfinite(points).all() or np.abs(points).max() > MAX_PIXELS:
+        raise CorruptMask("A polygon holds a coordinate that is not a number or far outside.")
+    if len(points) == 1:
+        points = np.repeat(points, 2, axis=0)
+    return [(x, y) for x, y in points.tolist()]
+
+
+def _codes(counts: str) -> NDArray[np.int64]:
+    if not isinstance(counts, str) or not counts.isascii():
+        raise CorruptMask("Run lengths must be a string of COCO's characters.")
+    codes = np.frombuffer(counts.encode("ascii"), np.uint8).astype(np.int64) - 48
+    if len(codes) == 0:
+        raise CorruptMask("The run lengths are empty.")
+    if codes.min() < 0 or codes.max() > 63:
+        raise CorruptMask("The run lengths hold a character that COCO never writes.")
+    return codes
+
+
+def _checked_runs(counts: str, height: int, width: int) -> NDArray[np.int64]:
+    _check_size(height, width)
+    if isinstance(counts, str) and len(counts) > MAX_CHARACTERS_PER_RUN * (height * width + 1):
+        raise CorruptMask(f"The run lengths are too long for {height} x {width} pixels.")
+    runs = run_lengths(counts)
+    covered = int(runs.sum())
+    if covered != height * width:
+        raise CorruptMask(
+            f"The run lengths cover {covered:,} pixels, "
+            f"but a mask of {height} x {width} has {height * width:,}."
+        )
+    return runs
+
+
+def _without_holes(mask: BoolArray) -> list[tuple[BoolArray, int, int]]:
+    """Cut a mask into single regions without holes, each with its (top, left) in the mask."""
+    labels, _ = ndimage.label(mask, structure=_EVERY_NEIGHBOUR)
+    parts = []
+    for number, box in enumerate(ndimage.find_objects(labels), start=1):
+        region = labels[box] == number
+        top, left = box[0].start, box[1].start
+        holes = ndimage.binary_fill_holes(region) & ~region
+        if not holes.any():
+            parts.append((region, top, left))
+            continue
+        # A hole never touches the region's frame, so both sides of the cut are smaller.
+        columns = np.flatnonzero(holes.any(axis=0))
+        cut = int(columns[len(columns) // 2])
+        for side, shift in ((region[:, :cut], 0), (region[:, cut:], cut)):
+            parts += [(p, top + t, left + shift + x) for p, t, x in _without_holes(side)]
+    return parts
+
+
+def _outlines(region: BoolArray, top: int, left: int) -> list[list[tuple[float, float]]]:
+    border = _trace(region)
+    corners = [
+        here
+        for before, here, after in zip(
+            border[-1:] + border[:-1], border, border[1:] + border[:1], strict=True
+        )
+        if (here[0] - before[0], here[1] - before[1]) != (after[0] - here[0], after[1] - here[1])
+    ]
+    return [[(float(x + left), float(y + top)) for y, x in corners or border]]
+
+
+def _trace(region: BoolArray) -> list[tuple[int, int]]:
+    """Follow the border of one region clockwise (Moore neighbours); return (row, column)s."""
+    inked = np.pad(region, 1).tolist()
+    start = (0, int(np.argmax(region[0])))
+    border, here, heading = [start], start, 0
+    first_heading = None
+    while True:
+        for turn in range(8):
+            # Start looking two steps left of where we came from: the wall stays on that side.
+            way = (heading + 6 + turn) % 8
+            there = (here[0] + _STEPS[way][0], here[1] + _STEPS[way][1])
+            if inked[there[0] + 1][there[1] + 1]:
+                break
+        else:
+            return border
+        if here == start and way == first_heading:
+            return border[:-1]
+        first_heading = way if first_heading is None else first_heading
+        border.append(there)
+        here, heading = there, way

@@ -1,0 +1,257 @@
+"""A dataset ready for training: pixels in a memory-mapped file, everything else in memory.
+
+Parquet is for keeping and for reading in order; training reads rows at random. So the first use of
+a dataset on a node unpacks its pixels once into a plain file under the cache folder, which the
+operating system then shares among all workers and pages in and out as memory allows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from chexseg_platform.artifacts import Artifact
+from chexseg_platform.data import geometry, masks
+from chexseg_platform.findings import FINDINGS, OBSERVATIONS
+
+
+def cache_folder(path: str | None) -> Path:
+    """Return the folder for unpacked pixels: as asked, or under the user's cache folder."""
+    if path:
+        return Path(path).expanduser().absolute()
+    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(root) / "chexseg-platform"
+
+
+@dataclass(frozen=True)
+class Store:
+    """A dataset's images and table; row i of both is the same image.
+
+    Attributes:
+        images: uint8 (N, S, S), letterboxed, read from the cache file as needed.
+        table: the dataset's other columns, N rows.
+        size: S.
+        small: per row, finding -> COCO counts of the expert mask at S x S; None without expert.
+    """
+
+    images: NDArray[np.uint8]
+    table: pa.Table
+    size: int
+    small: tuple[dict[str, str] | None, ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @cached_property
+    def ids(self) -> list[str]:
+        return self.table["image_id"].to_pylist()
+
+    @cached_property
+    def patients(self) -> list[str]:
+        return self.table["patient"].to_pylist()
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        return {image_id: row for row, image_id in enumerate(self.ids)}
+
+    @cached_property
+    def labels(self) -> NDArray[np.float32]:
+        """Labels as float32 (N, 14): 1, 0, -1, and NaN where the source says nothing."""
+        return label_array(self.table["labels"])
+
+    @cached_property
+    def content(self) -> NDArray[np.int64]:
+        """Where the image lies in its frame: int64 (N, 4), (top, bottom, left, right)."""
+        sizes = zip(self.table["height"].to_pylist(), self.table["width"].to_pylist(), strict=True)
+        return np.array([content_rectangle(h, w, self.size) for h, w in sizes]).reshape(-1, 4)
+
+    def rows(self, split: str, *, expert: bool | None = None) -> NDArray[np.int64]:
+        """Return the rows of a split; of those with (or without) expert masks, if asked."""
+        keep = pc.equal(self.table["split"], split)
+        if expert is not None:
+            has = pc.is_valid(self.table["masks"])
+            keep = pc.and_(keep, has if expert else pc.invert(has))
+        return np.flatnonzero(keep.to_numpy(zero_copy_only=False))
+
+    def box(self, row: int) -> geometry.Letterbox:
+        """Return the letterbox that row's image went through."""
+        height, width = self.table["height"][row].as_py(), self.table["width"][row].as_py()
+        return geometry.Letterbox(height, width, self.size)
+
+    def expert_masks(self, row: int) -> dict[str, str]:
+        """Return finding -> COCO counts at original resolution; findings not drawn are absent."""
+        drawn = self.table["masks"][row].as_py() or []
+        return {item["finding"]: item["counts"] for item in drawn}
+
+
+def label_array(column: pa.ChunkedArray | pa.Array) -> NDArray[np.float32]:
+    """Return a column of 14 labels as float32 (N, 14) with NaN for null."""
+    flat = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    values = flat.flatten().cast(pa.float32())
+    return values.to_numpy(zero_copy_only=False).reshape(-1, len(OBSERVATIONS)).copy()
+
+
+def content_rectangle(height: int, width: int, size: int) -> tuple[int, int, int, int]:
+    """Return (top, bottom, left, right) of the image inside its letterboxed frame."""
+    rows, columns = geometry.content(geometry.Letterbox(height, width, size))
+    return rows.start, rows.stop, columns.start, columns.stop
+
+
+def read_index(dataset: Artifact) -> pa.Table:
+    """Return a dataset's rows without pixels, in the order of its shards."""
+    return dataset.tables("index/")
+
+
+def open_store(
+    dataset: Artifact, cache: Path, progress: Callable[[int, int], None] | None = None
+) -> Store:
+    """Unpack a dataset's pixels on this node, if no process has yet, and open it.
+
+    Raises:
+        CorruptArtifact: if a part of the dataset is damaged.
+        OSError: if the cache folder cannot be written or is full.
+    """
+    folder = cache / dataset.fingerprint
+    folder.mkdir(parents=True, exist_ok=True)
+    size = int(dataset.summary["size"])
+    pixels = folder / "images.u8"
+    table = read_index(dataset)
+    shape = (table.num_rows, size, size)
+    with FileLock(folder / "lock"):
+        if not pixels.exists() or pixels.stat().st_size != table.num_rows * size * size:
+            _unpack(dataset, pixels, progress)
+    images: NDArray[np.uint8] = np.zeros(shape, dtype=np.uint8)
+    if table.num_rows:  # an empty file cannot be mapped
+        images = np.memmap(pixels, dtype=np.uint8, mode="r", shape=shape)
+    small = tuple(
+        None if drawn is None else {item["finding"]: item["counts"] for item in drawn}
+        for drawn in table["small_masks"].to_pylist()
+    )
+    return Store(images, table.drop_columns("small_masks"), size, small)
+
+
+def _unpack(dataset: Artifact, pixels: Path, progress: Callable[[int, int], None] | None) -> None:
+    """Write every image's bytes one after the other; the file has its name once it is whole."""
+    parts = dataset.parts("rows/")
+    total, done = sum(part.rows or 0 for part in parts), 0
+    temporary = pixels.with_suffix(".tmp")
+    with open(temporary, "wb") as stream:
+        for part in parts:
+            table = dataset.table(part.name, ["image"])
+            for image in table["image"]:
+                stream.write(image.as_buffer())
+            done += table.num_rows
+            if progress:
+                progress(done, total)
+    os.replace(temporary, pixels)
+
+
+SMALL_TYPE = pa.list_(pa.struct([("finding", pa.string()), ("counts", pa.string())]))
+
+
+def index_of(table: pa.Table, size: int) -> pa.Table:
+    """Return dataset rows without pixels, and with the expert masks at model size besides.
+
+    Training decodes small masks only, and a driver that plans one reads no pixels.
+    """
+    small = []
+    for row in table.select(["height", "width", "masks"]).to_pylist():
+        box = geometry.Letterbox(row["height"], row["width"], size)
+        small.append(None if row["masks"] is None else _shrink(row["masks"], box))
+    return table.drop_columns("image").append_column("small_masks", pa.array(small, SMALL_TYPE))
+
+
+def _shrink(drawn: Sequence[dict[str, str]], box: geometry.Letterbox) -> list[dict[str, str]]:
+    result = []
+    for item in drawn:
+        mask = masks.decode(item["counts"], box.height, box.width)
+        small = masks.encode(geometry.letterbox_mask(mask, box))
+        result.append({"finding": item["finding"], "counts": small})
+    return result
+
+
+@dataclass(frozen=True)
+class MaskRows:
+    """Masks of some images at model size, kept run-length encoded until a batch needs them.
+
+    Attributes:
+        rows: int64 (N,), the images' rows in the store.
+        counts: per image, finding -> COCO counts; absent means empty.
+        known: bool (N, 10), which channels are labelled; the others have no say in the loss.
+    """
+
+    rows: NDArray[np.int64]
+    counts: tuple[dict[str, str], ...]
+    known: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def decode(self, items: NDArray[np.int64], size: int) -> NDArray[np.uint8]:
+        """Return masks 0/1 of the given items: uint8 (B, 10, S, S)."""
+        out = np.zeros((len(items), len(FINDINGS), size, size), dtype=np.uint8)
+        for place, item in enumerate(items):
+            for name, counts in self.counts[item].items():
+                out[place, FINDINGS.index(name)] = masks.decode(counts, size, size)
+        return out
+
+    @staticmethod
+    def empty() -> MaskRows:
+        return MaskRows(np.empty(0, np.int64), (), np.zeros((0, len(FINDINGS)), dtype=bool))
+
+    @staticmethod
+    def join(first: MaskRows, second: MaskRows) -> MaskRows:
+        """Return both, the first one's items first."""
+        return MaskRows(
+            np.concatenate([first.rows, second.rows]),
+            first.counts + second.counts,
+            np.concatenate([first.known, second.known]),
+        )
+
+
+def expert_rows(store: Store, rows: NDArray[np.int64]) -> MaskRows:
+    """Return the expert masks of some rows; an expert who looked has labelled every channel."""
+    counts = tuple(store.small[row] or {} for row in rows)
+    return MaskRows(np.asarray(rows), counts, np.ones((len(rows), len(FINDINGS)), dtype=bool))
+
+
+def pseudo_rows(store: Store, table: pa.Table, split: str) -> MaskRows:
+    """Return the pseudo-masks of a split as rows of the store.
+
+    Images of which no channel is labelled are left out.
+
+    Args:
+        table: a pseudo-label table (image_id, finding, known, counts), any order.
+        split: only images of this split are taken.
+    """
+    wanted = set(store.rows(split).tolist())
+    counts: dict[int, dict[str, str]] = {}
+    known: dict[int, NDArray[np.bool_]] = {}
+    columns = ("image_id", "finding", "known", "counts")
+    for image_id, finding, labelled, run in zip(
+        *(table[name].to_pylist() for name in columns), strict=True
+    ):
+        row = store.index.get(image_id, -1)
+        if row not in wanted:
+            continue
+        known.setdefault(row, np.zeros(len(FINDINGS), dtype=bool))
+        known[row][FINDINGS.index(finding)] = labelled
+        if run is not None:
+            counts.setdefault(row, {})[finding] = run
+    rows = [row for row in sorted(known) if known[row].any()]
+    if not rows:
+        return MaskRows.empty()
+    return MaskRows(
+        np.array(rows, dtype=np.int64),
+        tuple(counts.get(row, {}) for row in rows),
+        np.stack([known[row] for row in rows]),
+    )

@@ -1,0 +1,308 @@
+"""A comparison as text for a terminal, Markdown, CSV rows and JSON.
+
+The text is read by people, so every table says which mean it is, how many images stand behind
+each number, how many seeds were averaged and how the intervals were made. Numbers that do not
+exist are a dash in text, empty in CSV and null in JSON: never 0, never NaN.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from chexseg_platform.evaluation.bootstrap import Estimate
+from chexseg_platform.evaluation.comparison import MEAN, Comparison
+from chexseg_platform.evaluation.iou import SHORT, TITLES
+
+SHOWN = ("iou_present", "iou_union", "iou_pooled", "hit_rate")
+"""Metrics of the text and Markdown tables; JSON and CSV hold all."""
+
+NOTHING = "–"
+
+REACH_RULE = "upper end of its interval at or above their mean"
+
+
+def cell(estimate: Estimate, *, digits: int = 3) -> str:
+    """A value with its interval, "0.312 [0.28, 0.34]"; a dash for what does not exist."""
+    if math.isnan(estimate.value):
+        return NOTHING
+    value = f"{estimate.value:.{digits}f}"
+    if estimate.low is None or estimate.high is None:
+        return f"{value} [{NOTHING}]"
+    return f"{value} [{estimate.low:.{digits - 1}f}, {estimate.high:.{digits - 1}f}]"
+
+
+def signed_cell(estimate: Estimate) -> str:
+    """A difference, "+0.034 [+0.010, +0.058]"."""
+    return _bracketed(estimate, lambda value: f"{value:+.3f}")
+
+
+def percent_cell(estimate: Estimate, *, sign: bool = True) -> str:
+    """A share, "+12.3 % [+3.1, +21.0]", or "57.2 % [48.0, 66.1]" without a sign."""
+    form = "+.1f" if sign else ".1f"
+    text = _bracketed(estimate, lambda value: f"{100 * value:{form}}")
+    return text.replace(" [", " % [", 1)
+
+
+def _bracketed(estimate: Estimate, form: Any) -> str:
+    if math.isnan(estimate.value):
+        return NOTHING
+    if estimate.low is None or estimate.high is None:
+        return f"{form(estimate.value)} [{NOTHING}]"
+    return f"{form(estimate.value)} [{form(estimate.low)}, {form(estimate.high)}]"
+
+
+def text(comparison: Comparison, *, width: int = 120) -> str:
+    """The whole comparison as plain text.
+
+    Where the lines would be longer than `width`, zeros before the point are left out.
+    """
+    blocks = [_heading(comparison)]
+    blocks += [_score_block(comparison, metric, width) for metric in _shown(comparison)]
+    blocks += [_gain_block(comparison), _radiologist_block(comparison), _image_block(comparison)]
+    if comparison.notes:
+        blocks.append("\n".join(f"Note. {note}" for note in comparison.notes))
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _shown(comparison: Comparison) -> list[str]:
+    return [metric for metric in SHOWN if metric in comparison.scores]
+
+
+def _heading(comparison: Comparison) -> str:
+    seeds = ", ".join(f"{name} {len(comparison.seeds[name])}" for name in comparison.methods)
+    return (
+        f"{comparison.images:,} images of {comparison.patients:,} patients. "
+        f"In brackets {100 * comparison.level:g} % intervals: {comparison.resamples:,} resamples "
+        f"of {comparison.clusters:,} {comparison.cluster}s, seed {comparison.seed}.\n"
+        f"Seeds, averaged within each resample: {seeds}.\n"
+        'Under "images": how many the truth shows the finding on.'
+    )
+
+
+def _score_block(comparison: Comparison, metric: str, width: int) -> str:
+    scores = comparison.scores[metric]
+    header = ["Finding", "images", *comparison.methods]
+    rows = [
+        [name, _whole(count), *(cell(scores[method].findings[index]) for method in scores)]
+        for index, (name, count) in enumerate(_rows(comparison))
+    ]
+    footer = ["SD over seeds", "", *(_number(scores[method].seed_sd) for method in scores)]
+    lines = grid(header, rows)
+    if max(map(len, lines)) > width:
+        rows = [row[:2] + [without_zeros(entry) for entry in row[2:]] for row in rows]
+        footer = footer[:2] + [without_zeros(entry) for entry in footer[2:]]
+    if any(scores[method].seed_sd is not None for method in scores):
+        rows.append(footer)
+    lines = grid(header, rows)
+    rule = "─" * max(map(len, lines))
+    body = [lines[0], rule, *lines[1 : 1 + len(comparison.findings)], rule]
+    body += lines[1 + len(comparison.findings) :]
+    return "\n".join([TITLES[metric], *body, *_averaged_notes(comparison, metric)])
+
+
+def _rows(comparison: Comparison) -> list[tuple[str, int | None]]:
+    return [*zip(comparison.findings, comparison.truth_images, strict=True), (MEAN, None)]
+
+
+def _averaged_notes(comparison: Comparison, metric: str) -> list[str]:
+    whole = len(comparison.findings)
+    fewer = [
+        f"{method} {score.averaged}"
+        for method, score in comparison.scores[metric].items()
+        if 0 < score.averaged < whole
+    ]
+    return [f"Of {whole} findings the mean took: {', '.join(fewer)}."] if fewer else []
+
+
+def _gain_block(comparison: Comparison) -> str:
+    shown = [metric for metric in _shown(comparison) if comparison.gains.get(metric)]
+    if not shown:
+        return ""
+    rows = []
+    for index, gain in enumerate(comparison.gains[shown[0]]):
+        gains = [comparison.gains[metric][index] for metric in shown]
+        rows.append([gain.reference, "difference", *(signed_cell(g.absolute[-1]) for g in gains)])
+        rows.append(["", "gain", *(percent_cell(g.relative[-1]) for g in gains)])
+    header = [f"{comparison.roles.proposed} against", "", *(SHORT[metric] for metric in shown)]
+    lines = grid(header, rows, left=2)
+    title = "Paired differences of means over the findings that both methods have"
+    return "\n".join([title, lines[0], "─" * max(map(len, lines)), *lines[1:]])
+
+
+def _radiologist_block(comparison: Comparison) -> str:
+    roles, lines = comparison.roles, []
+    shown = [metric for metric in _shown(comparison) if metric != "hit_rate"]
+    if comparison.gap_closed:
+        lines.append(f"Gap from {roles.weak} to {roles.readers} closed by {roles.proposed}")
+        lines += [
+            f"  {SHORT[m]}  {percent_cell(comparison.gap_closed[m], sign=False)}" for m in shown
+        ]
+    if any(comparison.reached[metric] for metric in shown):
+        lines.append(f"{roles.proposed} reaches {roles.readers} ({REACH_RULE})")
+        for metric in shown:
+            names = comparison.reached[metric]["mean"]
+            count = f"{len(names)} of {len(comparison.findings)}"
+            lines.append(f"  {SHORT[metric]}  {count}{': ' if names else ''}{', '.join(names)}")
+    return "\n".join(lines)
+
+
+def _image_block(comparison: Comparison) -> str:
+    pair = [metric for metric in ("iou_present", "iou_union") if metric in comparison.scores]
+    if len(pair) < 2:
+        return ""
+    rows = [
+        [
+            name,
+            *(
+                " / ".join(
+                    _whole(comparison.scores[metric][method].findings[index].images)
+                    for metric in pair
+                )
+                for method in comparison.methods
+            ),
+        ]
+        for index, name in enumerate(comparison.findings)
+    ]
+    lines = grid(["Finding", *comparison.methods], rows)
+    title = "Images behind each number: mIoU A / mIoU B (C rests on those of B), mean over seeds"
+    return "\n".join([title, lines[0], "─" * max(map(len, lines)), *lines[1:]])
+
+
+def grid(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> list[str]:
+    """Align a table's columns, the first `left` of them to the left."""
+    table = [header, *rows]
+    widths = [max(len(row[column]) for row in table) for column in range(len(header))]
+    return [
+        "  ".join(
+            entry.ljust(size) if column < left else entry.rjust(size)
+            for column, (entry, size) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in table
+    ]
+
+
+def without_zeros(entry: str) -> str:
+    """Write 0.5 as .5, as journals do."""
+    return re.sub(r"\b0\.", ".", entry)
+
+
+def _whole(count: float | None) -> str:
+    return "" if count is None else f"{count:.0f}"
+
+
+def _number(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.3f}"
+
+
+def markdown(comparison: Comparison) -> str:
+    """The comparison as Markdown: one table a metric, with n beside every number."""
+    parts = [_heading(comparison).replace("\n", " ")]
+    for metric in _shown(comparison):
+        scores = comparison.scores[metric]
+        rows = [
+            [name, *(_counted_cell(scores[method].findings[index]) for method in scores)]
+            for index, (name, _) in enumerate(_rows(comparison))
+        ]
+        parts.append(f"**{TITLES[metric]}**\n\n" + _pipes(["Finding", *comparison.methods], rows))
+    for block in (_gain_block(comparison), _radiologist_block(comparison)):
+        if block:
+            parts.append(f"```\n{block}\n```")
+    parts += [f"Note. {note}" for note in comparison.notes]
+    return "\n\n".join(parts) + "\n"
+
+
+def headline(content: Mapping[str, Any]) -> str:
+    """The means alone as one Markdown table, a row a method; from what `to_json` gave."""
+    metrics = [metric for metric in SHOWN if metric in content["scores"]]
+    rows = [
+        [method, *(cell(_mean(content["scores"][metric][method])) for metric in metrics)]
+        for method in content["methods"]
+    ]
+    table = _pipes(["Mean over findings", *(SHORT[metric] for metric in metrics)], rows)
+    return (
+        f"{table}\n\n{content['images']} images of {content['patients']} patients; "
+        f"{content['level']:.0%} intervals over {content['clusters']} {content['cluster']}s.\n"
+    )
+
+
+def _mean(score: Mapping[str, Any]) -> Estimate:
+    last = score["findings"][-1]
+    return Estimate(**last | {"value": math.nan if last["value"] is None else last["value"]})
+
+
+def _counted_cell(estimate: Estimate) -> str:
+    if estimate.images is None or math.isnan(estimate.value):
+        return cell(estimate)
+    return f"{cell(estimate)}, n = {estimate.images:.0f}"
+
+
+def _pipes(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    rule = ["---", *("---:" for _ in header[1:])]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *rows])
+
+
+def csv_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """Every number of the comparison as a row; what does not exist is None.
+
+    Keys: kind ("score", "difference", "gain", "gap closed"), metric, method, reference, finding,
+    value, low, high, images, undefined, seeds.
+    """
+    return list(_csv_rows(comparison))
+
+
+def _csv_rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
+    ours = comparison.roles.proposed
+    names = [*comparison.findings, MEAN]
+    for metric, scores in comparison.scores.items():
+        for method, score in scores.items():
+            for name, found in zip(names, score.findings, strict=True):
+                yield _csv_row(comparison, "score", metric, method, None, name, found)
+    for metric, gains in comparison.gains.items():
+        for gain in gains:
+            for kind, found_all in (("difference", gain.absolute), ("gain", gain.relative)):
+                for name, found in zip(names, found_all, strict=True):
+                    yield _csv_row(comparison, kind, metric, ours, gain.reference, name, found)
+    for metric, found in comparison.gap_closed.items():
+        weak = comparison.roles.weak
+        yield _csv_row(comparison, "gap closed", metric, ours, weak, MEAN, found)
+
+
+def _csv_row(
+    comparison: Comparison,
+    kind: str,
+    metric: str,
+    method: str,
+    reference: str | None,
+    finding: str,
+    estimate: Estimate,
+) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "metric": metric,
+        "method": method,
+        "reference": reference,
+        "finding": finding,
+        "seeds": len(comparison.seeds[method]),
+        **_plain(dataclasses.asdict(estimate)),
+    }
+
+
+def to_json(comparison: Comparison) -> dict[str, Any]:
+    """The comparison as JSON values: NaN and infinities become null, tuples lists."""
+    whole = _plain(dataclasses.asdict(comparison))
+    assert isinstance(whole, dict)
+    return whole | {"titles": {metric: TITLES[metric] for metric in comparison.scores}}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

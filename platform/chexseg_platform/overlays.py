@@ -1,0 +1,177 @@
+"""Pictures of masks on X-rays: the contact sheet of cases and the page of saliency maps.
+
+Masks are drawn as contours with a dark edge, never filled: a filled mask hides the image that it
+is about, and a thin light line vanishes on bone. Arrays are best at the model's size; a picture
+shows no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+
+from chexseg_platform.evaluation.comparison import PSEUDO_LABELS
+from chexseg_platform.evaluation.counts import count_masks
+from chexseg_platform.plots import INK, Look, look, new_figure
+
+MAX_ROWS, MAX_COLUMNS = 8, 5
+"""A contact sheet is at most this large; more is no longer looked at."""
+
+TRUTH = "#FFFFFF"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of a contact sheet.
+
+    Attributes:
+        title: image and finding.
+        image: uint8 (H, W).
+        truth: bool (H, W), or None if no expert drew it.
+        masks: method -> bool (H, W).
+    """
+
+    title: str
+    image: np.ndarray
+    truth: np.ndarray | None
+    masks: Mapping[str, np.ndarray]
+
+
+def contact_sheet(cases: Sequence[Case], *, title: str = "") -> Figure:
+    """Rows of cases: the image with the expert's contour, then one tile a method with both.
+
+    At most 8 rows and 5 columns are drawn. The IoU in a tile is that of the masks as given, at
+    the picture's size; the count table has the one at the original size.
+    """
+    rows = list(cases)[:MAX_ROWS]
+    methods = list(dict.fromkeys(name for case in rows for name in case.masks))[: MAX_COLUMNS - 1]
+    figure, grid = _tiles(max(len(rows), 1), 1 + len(methods), 2.1, 2.25)
+    for tiles, case in zip(grid, rows, strict=False):
+        _tile(tiles[0], case.image, case.truth)
+        tiles[0].set_title(case.title, fontsize=7, loc="left", color=INK)
+        for index, (axes, name) in enumerate(zip(tiles[1:], methods, strict=True)):
+            mask = case.masks.get(name)
+            _tile(axes, case.image, case.truth, mask, look(name, index))
+            axes.set_title(name, fontsize=7, color=INK)
+            _note(axes, _overlap_text(case.truth, mask))
+    handles = [_contour_handle("expert mask", TRUTH)]
+    handles += [_contour_handle(n, look(n, i).bright) for i, n in enumerate(methods)]
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=len(handles),
+        fontsize=8,
+        facecolor="#333333",
+        labelcolor="white",
+        edgecolor="none",
+    )
+    figure.suptitle(title, fontsize=10, color=INK)
+    return figure
+
+
+@dataclass(frozen=True)
+class MapCase:
+    """One row of a saliency page: an image and a finding.
+
+    Attributes:
+        title: finding and image.
+        image: uint8 (H, W).
+        heat: float (H, W), drawn from 0 to its own maximum; a cross marks the peak.
+        mask: the pseudo-mask, bool (H, W).
+        truth: the expert's mask, bool (H, W), or None if no expert looked.
+    """
+
+    title: str
+    image: np.ndarray
+    heat: np.ndarray
+    mask: np.ndarray
+    truth: np.ndarray | None
+
+
+def saliency_page(cases: Sequence[MapCase], *, title: str = "") -> Figure:
+    """One row a case, 8 at most: image, map over it, pseudo-mask, and the expert's mask."""
+    rows = list(cases)[:MAX_ROWS]
+    figure, grid = _tiles(max(len(rows), 1), 4, 2.2, 2.35)
+    for tiles, case in zip(grid, rows, strict=False):
+        _tile(tiles[0], case.image)
+        _tile(tiles[1], case.image)
+        _heat(tiles[1], case.heat)
+        _tile(tiles[2], case.image, None, case.mask, look(PSEUDO_LABELS))
+        _tile(tiles[3], case.image, case.truth, case.mask, look(PSEUDO_LABELS))
+        _note(tiles[2], "" if case.mask.any() else "empty mask")
+        _note(tiles[3], _overlap_text(case.truth, case.mask))
+        tiles[0].set_title(case.title, fontsize=7, loc="left", color=INK)
+        for axes, head in zip(tiles[1:], ("saliency", "pseudo-mask", "and expert"), strict=True):
+            axes.set_title(head, fontsize=7, color=INK)
+    figure.suptitle(title, fontsize=10, color=INK)
+    return figure
+
+
+def _tiles(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
+    figure, panels = new_figure(rows, columns, width, height, gap=0.02)
+    for axes in panels:
+        axes.set_axis_off()
+    return figure, np.array(panels).reshape(rows, columns)
+
+
+def _tile(
+    axes: Axes,
+    image: np.ndarray,
+    truth: np.ndarray | None = None,
+    mask: np.ndarray | None = None,
+    style: Look | None = None,
+) -> None:
+    axes.imshow(image, cmap="gray", vmin=0, vmax=255)
+    if truth is not None:
+        _contour(axes, truth, TRUTH, 1.0)
+    if mask is not None and style is not None:
+        _contour(axes, mask, style.bright, 1.5)
+
+
+def _contour(axes: Axes, mask: np.ndarray, colour: str, width: float) -> None:
+    if not mask.any():
+        return
+    # A border of zeros closes contours at the image's edge.
+    padded = np.pad(mask.astype(np.float32), 1)
+    rows, columns = np.arange(-1, mask.shape[0] + 1), np.arange(-1, mask.shape[1] + 1)
+    lines = axes.contour(columns, rows, padded, [0.5], colors=[colour], linewidths=width)
+    lines.set_path_effects([withStroke(linewidth=width + 1.2, foreground="black", alpha=0.6)])
+    axes.set_xlim(-0.5, mask.shape[1] - 0.5)
+    axes.set_ylim(mask.shape[0] - 0.5, -0.5)
+
+
+def _heat(axes: Axes, heat: np.ndarray) -> None:
+    top = float(heat.max())
+    if not top > 0:
+        _note(axes, "empty map")
+        return
+    share = np.clip(heat / top, 0, 1)
+    axes.imshow(share, cmap="magma", vmin=0, vmax=1, alpha=0.75 * share**0.5)
+    row, column = np.unravel_index(int(np.argmax(heat)), heat.shape)
+    axes.plot(column, row, "x", color="white", ms=6, mew=1.5)
+    _note(axes, f"max {top:.2g}")
+
+
+def _overlap_text(truth: np.ndarray | None, mask: np.ndarray | None) -> str:
+    if truth is None or mask is None:
+        return "no expert mask" if truth is None else "no prediction"
+    expert, predicted, both = count_masks(truth, mask)
+    if not predicted:
+        return "both empty" if not expert else "nothing found"
+    return f"IoU {both / (expert + predicted - both):.2f}" if expert else "truth is empty"
+
+
+def _note(axes: Axes, text: str) -> None:
+    if text:
+        box = {"facecolor": "black", "alpha": 0.6, "edgecolor": "none", "pad": 1.5}
+        axes.text(0.02, 0.02, text, transform=axes.transAxes, color="white", fontsize=7, bbox=box)
+
+
+def _contour_handle(name: str, colour: str) -> Line2D:
+    return Line2D([], [], color=colour, lw=1.8, label=name)

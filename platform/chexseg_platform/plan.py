@@ -1,0 +1,186 @@
+"""What an experiment will make, known before anything is made: every artifact's fingerprint.
+
+A fingerprint covers what decides an artifact's content, and the fingerprints of its inputs; so the
+whole chain follows from the experiment file and the files that it names. That is what
+`--dry-run` prints, what lets a rerun skip what is finished, and what names a tracked run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from chexseg_platform.artifacts import Workspace, fingerprint
+from chexseg_platform.config import Data, Experiment, Saliency, Segmenter
+from chexseg_platform.data import sources
+from chexseg_platform.models import first_weights
+
+DATASET, CLASSIFIER, PSEUDOLABELS = "dataset", "classifier", "pseudolabels"
+SEGMENTER, EVALUATION, COMPARISON, SWEEP = "segmenter", "evaluation", "comparison", "sweep"
+VERSIONS = dict.fromkeys(
+    (DATASET, CLASSIFIER, PSEUDOLABELS, SEGMENTER, EVALUATION, COMPARISON, SWEEP), 1
+)
+"""Raised when the code makes another content from the same settings."""
+
+READERS = "radiologists"
+
+
+@dataclass(frozen=True)
+class Training:
+    """One segmenter to train: an arm's settings and a seed."""
+
+    arm: str
+    settings: Segmenter
+    seed: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.arm}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Fingerprints of everything an experiment makes, in order."""
+
+    dataset: str
+    classifier: str
+    pseudolabels: str
+    segmenters: tuple[tuple[Training, str], ...]
+    comparison: str
+
+    @staticmethod
+    def of(experiment: Experiment, workspace: Workspace | None = None) -> Plan:
+        """Work the chain out; reads the tables, some images' ends, and first weights' digests.
+
+        Args:
+            workspace: where a dataset may lack inputs that were mended since; see `dataset_print`.
+
+        Raises:
+            NoImages, BrokenTable: if a table is not there or is none.
+            NoWeights: if weights that the experiment names are not there.
+        """
+        dataset = dataset_print(experiment.data, workspace)
+        classifier = classifier_print(experiment, dataset)
+        pseudolabels = pseudolabels_print(experiment, dataset, classifier)
+        segmenters = tuple(
+            (training, segmenter_print(experiment, training, dataset, classifier, pseudolabels))
+            for training in trainings(experiment)
+        )
+        evaluation = experiment.evaluation
+        comparison = _print(
+            COMPARISON,
+            dataset=dataset,
+            segmenters=[[t.arm, t.seed, print_] for t, print_ in segmenters],
+            pseudolabels=pseudolabels,
+            evaluation=evaluation.model_dump(),
+        )
+        return Plan(dataset, classifier, pseudolabels, segmenters, comparison)
+
+
+def _print(kind: str, **content: Any) -> str:
+    return fingerprint(kind, {"version": VERSIONS[kind], **content})
+
+
+def dataset_print(data: Data, workspace: Workspace | None = None) -> str:
+    """Return the fingerprint of a dataset.
+
+    Args:
+        workspace: a dataset in it that had to do without some inputs does not count where one of
+            these is another file now: what is read then is another dataset.
+    """
+    print_ = _print(DATASET, **sources.content(data))
+    while workspace is not None and (found := workspace.find(DATASET, print_)):
+        refused = found.table("rejected.parquet") if found.summary["rejected"] else None
+        if refused is None:
+            break
+        now = sources.states_of(data, refused["source"].to_pylist())
+        if now == refused["state"].to_pylist():
+            break
+        print_ = _print(DATASET, after=print_, mended=now)
+    return print_
+
+
+def classifier_print(experiment: Experiment, dataset: str) -> str:
+    """Return the classifier's fingerprint; weights that are not ImageNet's count by content."""
+    settings = experiment.classifier.model_dump()
+    if settings["weights"] not in (None, "imagenet"):
+        settings["weights"] = {"sha256": first_weights.digest(settings["weights"])}
+    return _print(CLASSIFIER, classifier=settings, seed=experiment.seed, dataset=dataset)
+
+
+def pseudolabels_print(experiment: Experiment, dataset: str, classifier: str) -> str:
+    settings: Saliency = experiment.saliency
+    unused = set() if settings.method == "integrated-gradients" else {"integrated"}
+    unused |= {"sign"} if settings.method == "grad-cam" else set()
+    content: dict[str, Any] = {"saliency": settings.model_dump(exclude=unused)}
+    if settings.threshold == "tuned":
+        content["tuned on"] = held(experiment)
+    return _print(PSEUDOLABELS, **content, dataset=dataset, classifier=classifier)
+
+
+def held(experiment: Experiment) -> dict[str, float]:
+    """Return what decides which expert patients are held for validation."""
+    return {"share": experiment.segmenter.expert_validation, "seed": experiment.seed}
+
+
+def segmenter_print(
+    experiment: Experiment, training: Training, dataset: str, classifier: str, pseudolabels: str
+) -> str:
+    """Return the fingerprint of a training's segmenter; inputs it does not use do not count."""
+    settings = training.settings
+    inputs = {DATASET: dataset}
+    if settings.expert_probability < 1:
+        inputs[PSEUDOLABELS] = pseudolabels
+    if settings.init == "classifier":
+        inputs[CLASSIFIER] = classifier
+    content = settings.model_dump()
+    folder = first_weights.folder_of(settings.init)
+    if folder is not None:
+        content["init"] = {"segmenter sha256": first_weights.digest(folder)}
+    return _print(
+        SEGMENTER,
+        segmenter=content,
+        held=held(experiment),
+        seeds=[experiment.seed, training.seed],
+        inputs=inputs,
+    )
+
+
+def evaluation_print(name: str, seed: int, source: str, dataset: str, split: str) -> str:
+    """Return the fingerprint of a method's counts; `source` is a fingerprint or READERS."""
+    return _print(EVALUATION, name=name, seed=seed, source=source, dataset=dataset, split=split)
+
+
+def trainings(experiment: Experiment) -> list[Training]:
+    """Return every training of the comparison: arms times seeds."""
+    return [
+        Training(name, experiment.arm(name), seed)
+        for seed in experiment.seeds
+        for name in experiment.arms
+    ]
+
+
+def render(experiment: Experiment, plan: Plan, workspace: Workspace) -> str:
+    """Return the plan as a person reads it: what is finished, what is to do."""
+    data, fit = experiment.data, experiment.classifier
+    if data.phantom:
+        images = data.phantom.train + data.phantom.valid + data.phantom.test
+        source = f"{images:,} phantom images"
+    else:
+        source = f"{len(data.tables)} table{'s' if len(data.tables) > 1 else ''}"
+    rows = [
+        (DATASET, plan.dataset, f"{source} at {data.size} px"),
+        (CLASSIFIER, plan.classifier, f"{fit.encoder}, {fit.epochs:g} epochs"),
+        (PSEUDOLABELS, plan.pseudolabels, f"{experiment.saliency.method}"),
+    ]
+    for training, print_ in plan.segmenters:
+        settings = training.settings
+        masks = f", {settings.expert_masks} masks" if settings.expert_masks else ""
+        what = f"{training.key}: p = {settings.expert_probability:g}{masks}"
+        rows.append((SEGMENTER, print_, f"{what}, {settings.epochs:g} epochs"))
+    rows.append((COMPARISON, plan.comparison, f"on {experiment.evaluation.split}"))
+    lines = [f"{experiment.name}  in {workspace.uri}"]
+    for kind, print_, what in rows:
+        state = "finished" if workspace.find(kind, print_) else "to do"
+        lines.append(f"  {state:<9} {kind:<13} {print_[:8]}  {what}")
+    return "\n".join(lines)

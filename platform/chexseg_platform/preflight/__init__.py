@@ -1,0 +1,136 @@
+"""Checks that fail in seconds, before any work: every problem at once, each with its remedy.
+
+Nothing here starts Ray, loads a model's weights or decodes an image in full; it opens tables and
+mask files, looks whether images are there, reads headers, and builds the networks once.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from chexseg_platform import plan
+from chexseg_platform.artifacts import Workspace
+from chexseg_platform.config import Experiment
+from chexseg_platform.preflight.inputs import check_data
+from chexseg_platform.preflight.networks import Wanted, check_networks, wanted_of
+from chexseg_platform.preflight.problems import Problem, render, shorten
+
+__all__ = ["Problem", "check", "render"]
+
+BYTES_PER_PIXEL = 3
+"""Shards, unpacked pixels and what is written meanwhile, per pixel of the dataset."""
+
+
+def check(
+    experiment: Experiment,
+    workspace: Workspace,
+    weights: Path,
+    *,
+    arms: bool = True,
+    sweep: bool = False,
+) -> list[Problem]:
+    """Return every problem that would stop an experiment, or surprise whoever reads its result.
+
+    Args:
+        weights: folder of fetched encoder weights.
+        arms: whether the arms will be trained.
+        sweep: whether the sweep's trials will be.
+    """
+    problems: list[Problem] = []
+    wanted = wanted_of(experiment, arms=arms, sweep=sweep)
+    for step in (
+        lambda: _workspace(workspace),
+        lambda: _settings(experiment, wanted),
+        lambda: check_data(experiment, wanted),
+        lambda: check_networks(experiment, wanted, weights),
+        lambda: _resources(experiment),
+        lambda: _disk(experiment, workspace),
+    ):
+        problems.extend(_guarded(step))
+    return shorten(problems, workspace.storage, f"check/{experiment.name}.txt")
+
+
+def _guarded(step: Callable[[], Iterator[Problem]]) -> Iterator[Problem]:
+    try:
+        yield from step()
+    except (ValueError, OSError) as error:
+        yield Problem(str(error))
+
+
+def _workspace(workspace: Workspace) -> Iterator[Problem]:
+    workspace.check_writable()
+    yield from ()
+
+
+def _settings(experiment: Experiment, wanted: Sequence[Wanted]) -> Iterator[Problem]:
+    """Check settings that are each fine and do not go together."""
+    tuned = [
+        item.field(f"{section}.threshold")
+        for item in (*wanted, Wanted("", {}, experiment))
+        for section in ("segmenter", "saliency")
+        if getattr(item.experiment, section).threshold == "tuned"
+        and (item.place or section == "saliency")
+    ]
+    none_held = experiment.segmenter.expert_validation == 0
+    if none_held and any(item.place == "tune.space" for item in wanted):
+        yield Problem(
+            "a sweep is chosen on held expert masks, but segmenter.expert_validation is 0, so none "
+            "are held: hold some (0.2 is the default)"
+        )
+    elif none_held and tuned:
+        yield Problem(
+            f"{' and '.join(dict.fromkeys(tuned))}: tuned on held expert masks, but "
+            "segmenter.expert_validation is 0, so none are held: hold some (0.2 is the default), "
+            "or set the threshold to a number such as 0.5"
+        )
+    arms = [item for item in wanted if item.place.startswith("arms.")]
+    for number, item in enumerate(arms):
+        twin = next((other for other in arms[:number] if other.settings == item.settings), None)
+        if twin is not None:
+            yield Problem(f"{item.place} and {twin.place} are the same training", fatal=False)
+
+
+def _resources(experiment: Experiment) -> Iterator[Problem]:
+    """Check that a training fits this machine, where it will run on this machine."""
+    if os.environ.get("RAY_ADDRESS"):
+        return
+    from chexseg_platform.cluster import local_supply, plan_training
+
+    have = local_supply()
+    plan_training(experiment.resources, have, 1)
+    plan_training(experiment.resources, have, len(plan.trainings(experiment)))
+    yield from ()
+
+
+def _disk(experiment: Experiment, workspace: Workspace) -> Iterator[Problem]:
+    """Warn where the dataset would not fit on the workspace's disk."""
+    if not workspace.storage.local:
+        return
+    data = experiment.data
+    if data.phantom:
+        images = data.phantom.train + data.phantom.valid + data.phantom.test
+    else:
+        images = sum(_lines(Path(table.table)) for table in data.tables)
+    need = images * data.size**2 * BYTES_PER_PIXEL
+    folder = Path(workspace.storage.base)
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < need + (1 << 30):
+        yield Problem(
+            f"{free / 2**30:.1f} GiB are free in {folder}; the experiment needs about "
+            f"{need / 2**30 + 1:.1f} GiB",
+            fatal=free < need,
+        )
+
+
+def _lines(table: Path) -> int:
+    """Return about how many rows a table has."""
+    try:
+        with open(table, "rb") as stream:
+            return sum(1 for _ in stream)
+    except OSError:
+        return 0

@@ -1,0 +1,166 @@
+"""Checks of the networks: each that an experiment will train is built once, without weights.
+
+So a wrong name, option, size or start is found now and not on a worker, and the message names the
+field to change. Of first weights only the description is read; the network that it describes is
+built to see whether it fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from chexseg_platform.config import Experiment, Segmenter, Tune, swept_field
+from chexseg_platform.models import checkpoints, first_weights, segmenter
+from chexseg_platform.models.classifier import Classifier, build_classifier
+from chexseg_platform.models.encoder import UnknownEncoder, UnsuitableEncoder
+from chexseg_platform.preflight.problems import Problem
+from chexseg_platform.training import classification, segmentation
+
+STARTS = ("random", "imagenet", "classifier")
+FIELDS: tuple[tuple[type[Exception], str], ...] = (
+    (UnknownEncoder, "encoder"),
+    (UnsuitableEncoder, "encoder"),
+    (segmenter.UnknownArchitecture, "architecture"),
+    (segmenter.UnknownOption, "options"),
+    (segmenter.UnsuitableStride, "output_stride"),
+    (checkpoints.WrongArchitecture, "init"),
+    (checkpoints.CorruptCheckpoint, "init"),
+    (first_weights.NoWeights, "init"),
+)
+"""Which field of a segmenter an error is about."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A segmenter to train: what is overridden for it and where, and the experiment with that."""
+
+    place: str
+    fields: Mapping[str, Any]
+    experiment: Experiment
+
+    @property
+    def settings(self) -> Segmenter:
+        return self.experiment.segmenter
+
+    def field(self, name: str) -> str:
+        """Return the field of the file that sets a dotted field here."""
+        for key in self.fields:
+            if f"{swept_field(key)}.".startswith(f"{name}."):
+                return f"{self.place}.{key}"
+        return name
+
+
+def wanted_of(experiment: Experiment, *, arms: bool, sweep: bool) -> list[Wanted]:
+    """Return the segmenters of the arms, and of every point of the sweep, where asked for."""
+    found = []
+    for name, fields in experiment.arms.items() if arms else ():
+        found.append(Wanted(f"arms.{name}", fields, experiment.variant(fields)))
+    space = (experiment.tune or Tune()).space
+    for values in product(*space.values()) if sweep else ():
+        fields = dict(zip(space, values, strict=True))
+        found.append(Wanted("tune.space", fields, experiment.variant(fields)))
+    return found
+
+
+def check_networks(
+    experiment: Experiment, wanted: Sequence[Wanted], weights: Path
+) -> Iterator[Problem]:
+    """Yield what is wrong with the networks and their first weights, each once.
+
+    Args:
+        weights: folder of fetched encoder weights.
+    """
+    classifiers: dict[str, Classifier | None] = {}
+    seen: set[str] = set()
+    for item in (Wanted("", {}, experiment), *wanted):
+        key = _classifier_key(item)
+        if key not in classifiers:
+            classifiers[key] = None
+            yield from _classifier(item, classifiers, weights)
+        if not item.place:
+            continue
+        settings = item.settings
+        start = f"{settings.init} {key if settings.init == 'classifier' else ''}"
+        network = f"{segmentation.spec_of(settings)} {start}"
+        if network not in seen:
+            seen.add(network)
+            yield from _segmenter(item, classifiers[key], weights)
+
+
+def _classifier_key(item: Wanted) -> str:
+    wish = item.experiment.classifier
+    return f"{classification.spec_of(wish)} {wish.weights}"
+
+
+def _classifier(
+    item: Wanted, built: dict[str, Classifier | None], weights: Path
+) -> Iterator[Problem]:
+    wish = item.experiment.classifier
+    try:
+        built[_classifier_key(item)] = build_classifier(classification.spec_of(wish))
+    except ValueError as error:
+        yield Problem(f"{item.field('classifier.encoder')}: {error}")
+    if wish.weights is not None:
+        field = item.field("classifier.weights")
+        yield from _encoder_weights(field, wish.weights, wish.encoder, weights)
+
+
+def _segmenter(item: Wanted, classifier: nn.Module | None, weights: Path) -> Iterator[Problem]:
+    settings = item.settings
+    if settings.init == "imagenet":
+        field = item.field("segmenter.init")
+        yield from _encoder_weights(field, "imagenet", settings.encoder, weights)
+    try:
+        start = _start(settings.init, classifier)
+        segmentation.initial_model(settings, item.experiment.data.size, 0, start)
+    except segmenter.UnsuitableSize as error:
+        yield Problem(f"data.size: {error}")
+    except ValueError as error:
+        name = next((name for kind, name in FIELDS if isinstance(error, kind)), None)
+        yield Problem(f"{item.field(f'segmenter.{name}') if name else item.place}: {error}")
+
+
+def _start(init: str, classifier: nn.Module | None) -> segmentation.Start | None:
+    """Return a start of the right shapes and no meaning."""
+    if init == "classifier":
+        return None if classifier is None else ("classifier", classifier.state_dict())
+    if init in STARTS:
+        return None
+    folder = first_weights.folder_of(init)
+    if folder is None:
+        near = get_close_matches(init.partition(":")[0], (*STARTS, "segmenter"), n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise first_weights.NoWeights(
+            f"{init!r} is no start; it is random, imagenet, classifier, or "
+            f"segmenter:<folder of a segmenter>.{hint}"
+        )
+    meta = first_weights.describe(folder)["meta"]
+    checkpoints.require_kind(meta, "segmenter")
+    spec = segmenter.SegmenterSpec.from_dict(meta.get("spec", {}))
+    return "segmenter", segmenter.build_segmenter(spec).state_dict()
+
+
+def _encoder_weights(field: str, wish: str, encoder: str, cache: Path) -> Iterator[Problem]:
+    folder = str(cache / encoder) if wish == "imagenet" else wish
+    try:
+        meta = first_weights.describe(folder)["meta"]
+        checkpoints.require_kind(meta, "encoder")
+    except first_weights.NoWeights as error:
+        yield Problem(
+            f"{field}: {error}. With a network: `chexseg-platform fetch-weights {encoder}`; "
+            "without: start from random weights"
+        )
+    except ValueError as error:
+        yield Problem(f"{field}: {folder}: {error}")
+    else:
+        if meta.get("encoder") != encoder:
+            yield Problem(
+                f"{field}: {folder} holds weights of {meta.get('encoder')}, not {encoder}"
+            )

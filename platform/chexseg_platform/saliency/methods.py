@@ -1,0 +1,162 @@
+"""Saliency methods by name under one contract: images and wanted classes in, maps out.
+
+Grad-CAM gives every class for nothing; all others pay a class, so they are asked only for the
+(image, class) pairs that may become masks. Maps are at least 0: of a signed attribution the
+evidence *for* a class is kept, or its absolute value where the settings say so.
+
+Shapes: B images, C channels, S side, K classes of the classifier, h x w cells of a map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2.functional import gaussian_blur
+
+from chexseg_platform.config import Saliency
+from chexseg_platform.models.classifier import POSITIVE, Classifier, to_probabilities
+from chexseg_platform.saliency.captums import captum_maps
+from chexseg_platform.saliency.gradcam import explain_batch
+from chexseg_platform.saliency.integrated import Attribution, integrated_gradients
+
+
+class Explained(NamedTuple):
+    """What a method says of a batch.
+
+    heat_BKhw: float32, at least 0, not normalised; where not wanted 0, or a map all the same.
+    probability_BK: float32.
+    steps_BK, error_BK: of Integrated Gradients, its steps and completeness error; NaN where not
+    wanted, None for other methods.
+    """
+
+    heat_BKhw: Tensor
+    probability_BK: Tensor
+    steps_BK: Tensor | None = None
+    error_BK: Tensor | None = None
+
+
+Method = Callable[[Tensor, Tensor], Explained]
+"""(input_BCSS normalised, wanted_BK bool) -> Explained."""
+
+
+def method_of(settings: Saliency, classifier: Classifier, rows: int = 64) -> Method:
+    """Prepare the method that the settings name.
+
+    Args:
+        classifier: in eval mode, where the images will be.
+        rows: most images in one pass, which bounds memory; of no weight for Grad-CAM.
+    """
+    if settings.method == "grad-cam":
+        return partial(_grad_cam, classifier, settings)
+    if settings.method == "integrated-gradients":
+        return partial(_integrated, classifier, settings, rows)
+    return partial(_captum, classifier, settings, captum_maps(settings.method, classifier, rows))
+
+
+def _grad_cam(
+    classifier: Classifier, settings: Saliency, input_BCSS: Tensor, wanted_BK: Tensor
+) -> Explained:
+    return Explained(*explain_batch(classifier, input_BCSS, settings.explain))
+
+
+def _captum(
+    classifier: Classifier,
+    settings: Saliency,
+    maps: Callable[[Tensor, Tensor], Tensor],
+    input_BCSS: Tensor,
+    wanted_BK: Tensor,
+) -> Explained:
+    heat_BKSS = _unsigned(maps(input_BCSS, wanted_BK), settings)
+    return Explained(heat_BKSS, probabilities(classifier, input_BCSS))
+
+
+def _integrated(
+    classifier: Classifier, settings: Saliency, rows: int, input_BCSS: Tensor, wanted_BK: Tensor
+) -> Explained:
+    wish = settings.integrated
+    score = partial(scores, classifier, explain=settings.explain)
+    found = [
+        integrated_gradients(
+            score,
+            copy,
+            wanted_BK,
+            _baseline(name, copy),
+            steps=wish.steps,
+            tolerance=wish.tolerance,
+            most_steps=wish.most_steps,
+            rows=rows,
+        )
+        for copy in _noisy(input_BCSS, wish.smooth, wish.noise)
+        for name in wish.baselines
+    ]
+    heat_BKSS = input_BCSS.new_zeros((*wanted_BK.shape, *input_BCSS.shape[2:]))
+    heat_BKSS[found[0].image_P, found[0].class_P] = _mean(found)
+    return Explained(
+        _unsigned(heat_BKSS, settings),
+        probabilities(classifier, input_BCSS),
+        _spread(found, "steps_P", wanted_BK),
+        _spread(found, "error_P", wanted_BK),
+    )
+
+
+def scores(classifier: Classifier, input_BCSS: Tensor, explain: str) -> Tensor:
+    """What is explained: (B, K) logits (three-class: of "positive") or probabilities."""
+    logits = classifier(input_BCSS)
+    if explain == "probability":
+        return to_probabilities(logits, classifier.spec.three_class)
+    return logits.unflatten(1, (-1, 3))[..., POSITIVE] if classifier.spec.three_class else logits
+
+
+@torch.inference_mode()
+def probabilities(classifier: Classifier, input_BCSS: Tensor) -> Tensor:
+    """Probabilities (B, K), float32."""
+    return to_probabilities(classifier(input_BCSS), classifier.spec.three_class)
+
+
+def _unsigned(map_BKSS: Tensor, settings: Saliency) -> Tensor:
+    return map_BKSS.abs() if settings.sign == "absolute" else map_BKSS.clamp(min=0)
+
+
+def _mean(found: list[Attribution]) -> Tensor:
+    return torch.stack([one.map_PSS for one in found]).mean(dim=0)
+
+
+def _spread(found: list[Attribution], name: str, wanted_BK: Tensor) -> Tensor:
+    """The worst of several runs, at its place among all pairs."""
+    worst_P = torch.stack([getattr(one, name).float() for one in found]).amax(dim=0)
+    out = worst_P.new_full(wanted_BK.shape, torch.nan)
+    out[found[0].image_P, found[0].class_P] = worst_P
+    return out
+
+
+def _baseline(name: str, input_BCSS: Tensor) -> Tensor:
+    """Where the line starts: "mean" grey (which padding has too), "black", or the image "blurred".
+
+    Black is each image's own blackest pixel: the normalisation stays with whoever made the input.
+    """
+    if name == "mean":
+        return torch.zeros_like(input_BCSS[:1])
+    if name == "black":
+        return input_BCSS.amin(dim=(1, 2, 3), keepdim=True).expand_as(input_BCSS)
+    side = input_BCSS.shape[-1]
+    width = 2 * (side // 8) + 1
+    return gaussian_blur(input_BCSS, [width, width], [side / 16, side / 16])
+
+
+def _noisy(input_BCSS: Tensor, copies: int, noise: float) -> list[Tensor]:
+    """SmoothGrad (Smilkov et al. 2017): copies with Gaussian noise, a share of each image's range.
+
+    The noise is the same for the same number of copies and shape, so a rerun gives the same maps.
+    """
+    if copies == 0:
+        return [input_BCSS]
+    generator = torch.Generator().manual_seed(copies)
+    spread_B111 = noise * (
+        input_BCSS.amax(dim=(1, 2, 3), keepdim=True) - input_BCSS.amin(dim=(1, 2, 3), keepdim=True)
+    )
+    draw = partial(torch.randn, input_BCSS.shape[1:], generator=generator)
+    return [input_BCSS + spread_B111 * draw().to(input_BCSS) for _ in range(copies)]

@@ -1,0 +1,203 @@
+"""Counting predictions against experts at original resolution, on Ray Data.
+
+Each method (a segmenter, the pseudo-labels, the second readers) gives one artifact of counts and
+predictions; a comparison is a reduction of such artifacts and never touches masks again.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray.data
+import torch
+from numpy.typing import NDArray
+
+from chexseg_platform import plan
+from chexseg_platform.artifacts import Artifact, Draft, Part
+from chexseg_platform.cluster import Supply
+from chexseg_platform.evaluation.comparison import PSEUDO_LABELS, RADIOLOGISTS
+from chexseg_platform.evaluation.counts import SCHEMA as COUNTS
+from chexseg_platform.evaluation.methods import COLUMNS, Method, Predictor, count_rows
+from chexseg_platform.evaluation.predictions import PredictedImage, write_predictions
+from chexseg_platform.findings import FINDINGS
+from chexseg_platform.locks import making
+from chexseg_platform.stages.context import Context, Timer
+from chexseg_platform.stages.errors import rows_of
+
+KIND = plan.EVALUATION
+
+
+def print_of(method: Method, dataset: Artifact, split: str) -> str:
+    """Return the fingerprint of a method's counts."""
+    source = method.source.fingerprint if method.source else plan.READERS
+    return plan.evaluation_print(method.name, method.seed, source, dataset.fingerprint, split)
+
+
+def evaluate(
+    context: Context, methods: Sequence[Method], dataset: Artifact, split: str
+) -> list[Artifact]:
+    """Count every method on a split; those that were counted before are returned as they are."""
+    prints = {print_of(method, dataset, split): method for method in methods}
+    with making(context.workspace, KIND, prints) as missing:
+        if missing:
+            todo = {print_: method for print_, method in prints.items() if print_ in missing}
+            _count(context, todo, dataset, split)
+    found = [context.workspace.find(KIND, print_) for print_ in prints]
+    return [artifact for artifact in found if artifact is not None]
+
+
+def _count(context: Context, todo: Mapping[str, Method], dataset: Artifact, split: str) -> None:
+    shards = [part.name for part in dataset.parts("rows/") if _holds(dataset, part, split)]
+    drafts = {print_: context.workspace.draft(KIND, print_) for print_ in todo}
+    jobs = [
+        {"print": print_, "shard": shard}
+        for print_ in todo
+        for shard in shards
+        if drafts[print_].done(_outputs(shard)[1]) is None
+    ]
+    supply, timer = context.connect(), Timer()
+    total = len(todo) * len(shards)
+    with timer("evaluate"), context.progress("evaluate", total, "shards") as progress:
+        progress.skip(total - len(jobs))
+        for _ in _stream(jobs, todo, drafts, dataset, split, context, supply):
+            progress.update(advance=1)
+    for print_, method in todo.items():
+        _publish(drafts[print_], method, dataset, split, shards, timer)
+
+
+def _holds(dataset: Artifact, part: Part, split: str) -> bool:
+    index = dataset.table(part.name.replace("rows/", "index/", 1), ["split"])
+    return bool(pc.any(pc.equal(index["split"], split)).as_py())
+
+
+def _outputs(shard: str) -> tuple[str, str]:
+    number = shard.rpartition("/")[2]
+    return f"counts/{number}", f"predictions/{number}"
+
+
+def _stream(
+    jobs: Sequence[Mapping[str, str]],
+    todo: Mapping[str, Method],
+    drafts: Mapping[str, Draft],
+    dataset: Artifact,
+    split: str,
+    context: Context,
+    supply: Supply,
+) -> Iterator[Any]:
+    if not jobs:
+        return iter(())
+    gpus = 1.0 if supply.gpus else 0.0
+    workers = max(1, min(int(supply.gpus or supply.cpus), len(jobs)))
+    ds: Any = ray.data.from_items([dict(job) for job in jobs], override_num_blocks=len(jobs))
+    ds = ds.map_batches(
+        CountShards,
+        fn_constructor_kwargs={
+            "methods": dict(todo),
+            "drafts": dict(drafts),
+            "dataset": dataset,
+            "split": split,
+            "threads": max(1, int(supply.cpus // workers)),
+        },
+        batch_size=1,
+        num_cpus=0.5,
+        num_gpus=gpus or None,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers),
+    )
+    return rows_of(ds)
+
+
+class CountShards:
+    """An actor: (method, shard) in; counts and predictions written, a receipt out."""
+
+    def __init__(
+        self,
+        methods: dict[str, Method],
+        drafts: dict[str, Draft],
+        dataset: Artifact,
+        split: str,
+        threads: int,
+    ) -> None:
+        torch.set_num_threads(threads)
+        self.methods, self.drafts, self.dataset, self.split = methods, drafts, dataset, split
+        self.predictor: tuple[str, Predictor] | None = None
+
+    def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        for print_, shard in zip(batch["print"], batch["shard"], strict=True):
+            self._one(str(print_), str(shard))
+        return {"shard": batch["shard"]}
+
+    def _one(self, print_: str, shard: str) -> None:
+        if self.predictor is None or self.predictor[0] != print_:
+            self.predictor = (print_, Predictor(self.methods[print_], self.dataset))
+        table = self.dataset.table(shard, COLUMNS)
+        table = table.filter(pc.equal(table["split"], self.split))
+        counts, predictions = count_rows(
+            self.predictor[1], table, shard.rpartition("/")[2], self.split
+        )
+        names = _outputs(shard)
+        self.drafts[print_].write(names[0], counts)
+        self.drafts[print_].write(names[1], predictions)
+
+
+def _publish(
+    draft: Draft,
+    method: Method,
+    dataset: Artifact,
+    split: str,
+    shards: Sequence[str],
+    timer: Timer,
+) -> Artifact:
+    found = [draft.done(name) for shard in shards for name in _outputs(shard)]
+    parts = [part for part in found if part is not None]
+    whole = draft.so_far(parts)
+    if whole.parts("predictions/"):
+        table = whole.tables("predictions/")
+        parts.append(draft.write("predictions.json", chexlocalize_json(table)))
+    inputs = {"dataset": dataset.fingerprint}
+    if method.source:
+        inputs[method.source.kind] = method.source.fingerprint
+    counted = whole.tables("counts/") if whole.parts("counts/") else COUNTS.empty_table()
+    return draft.finish(
+        parts,
+        config={"method": method.name, "split": split},
+        inputs=inputs,
+        seed=method.seed,
+        summary={"method": method.name, "seed": method.seed, "rows": counted.num_rows},
+        timings=timer.seconds,
+    )
+
+
+def chexlocalize_json(table: pa.Table) -> bytes:
+    """Return predictions in CheXlocalize's own JSON, for its public scripts."""
+    stream = io.StringIO()
+    write_predictions(stream, _images(table))
+    return stream.getvalue().encode()
+
+
+def _images(table: pa.Table) -> Iterator[PredictedImage]:
+    rows = table.to_pylist()
+    for start in range(0, len(rows), len(FINDINGS)):
+        some = rows[start : start + len(FINDINGS)]
+        first = some[0]
+        drawn = {row["finding"]: row["counts"] for row in some if row["counts"] is not None}
+        yield PredictedImage(first["image_id"], first["height"], first["width"], drawn)
+
+
+def methods_of(
+    segmenters: Sequence[tuple[str, int, Artifact]], pseudolabels: Artifact, benchmark: bool
+) -> list[Method]:
+    """Return every method of an experiment: its segmenters, its pseudo-labels and the readers."""
+    methods = [Method(arm, seed, artifact) for arm, seed, artifact in segmenters]
+    methods.append(Method(PSEUDO_LABELS, 0, pseudolabels))
+    if benchmark:
+        methods.append(Method(RADIOLOGISTS, 0, None))
+    return methods
+
+
+def counts_of(evaluations: Sequence[Artifact]) -> pa.Table:
+    """Return the counts of several methods as one table."""
+    return pa.concat_tables([evaluation.tables("counts/") for evaluation in evaluations])

@@ -1,0 +1,230 @@
+"""A whole experiment: every stage in order, what is finished skipped, everything tracked.
+
+The driver alone speaks to the tracking store; `records.py` says what it is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from chexseg_platform import plan
+from chexseg_platform.artifacts import Artifact, fingerprint
+from chexseg_platform.config import Experiment
+from chexseg_platform.plan import Plan, Training
+from chexseg_platform.stages import evaluate, records
+from chexseg_platform.stages.classify import classify
+from chexseg_platform.stages.compare import compare_methods
+from chexseg_platform.stages.context import Context
+from chexseg_platform.stages.explain import explain
+from chexseg_platform.stages.explained import describe_localization, describe_peaks
+from chexseg_platform.stages.ingest import ingest
+from chexseg_platform.stages.segment import Experts, Inputs, experts_of, segment
+from chexseg_platform.tracking import RunRef, Tracker
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Made:
+    """The artifacts of an experiment, as far as it went."""
+
+    dataset: Artifact
+    classifier: Artifact
+    pseudolabels: Artifact
+    experts: Experts
+
+    @property
+    def inputs(self) -> Inputs:
+        return Inputs(self.dataset, self.pseudolabels, self.classifier, self.experts)
+
+
+def ingest_tracked(
+    context: Context, experiment: Experiment, parent: RunRef, say: Say
+) -> tuple[Artifact, Experts]:
+    """Make the dataset, and decide which expert patients are held for validation."""
+    print_ = plan.dataset_print(experiment.data, context.workspace)
+    run = records.stage_run(parent, "ingest", print_)
+    dataset = ingest(context, experiment.data, print_)
+    records.finish_dataset(run, dataset)
+    experts = experts_of(dataset, experiment.segmenter.expert_validation, experiment.seed)
+    say(describe_dataset(dataset, experts))
+    # Before hours go into a classifier: are there as many expert masks as the arms ask for?
+    for training in plan.trainings(experiment):
+        if training.settings.expert_probability > 0:
+            experts.choose(training.settings.expert_masks, training.seed)
+    return dataset, experts
+
+
+def classify_tracked(
+    context: Context, experiment: Experiment, dataset: Artifact, parent: RunRef, say: Say
+) -> Artifact:
+    """Train the classifier, with its curves."""
+    print_ = plan.classifier_print(experiment, dataset.fingerprint)
+    run = records.stage_run(parent, "classify", print_)
+    classifier = classify(context, experiment, dataset, lambda note: records.log_note(run, note))
+    records.finish(run, classifier)
+    say(describe_classifier(classifier))
+    return classifier
+
+
+def prepare(context: Context, experiment: Experiment, parent: RunRef, say: Say) -> Made:
+    """Run the stages that every comparison and sweep starts from: dataset to pseudo-labels."""
+    dataset, experts = ingest_tracked(context, experiment, parent, say)
+    classifier = classify_tracked(context, experiment, dataset, parent, say)
+    print_ = plan.pseudolabels_print(experiment, dataset.fingerprint, classifier.fingerprint)
+    run = records.stage_run(parent, "explain", print_)
+    pseudolabels = explain(context, experiment, dataset, classifier, experts.held)
+    records.finish_pseudolabels(run, pseudolabels)
+    say(describe_pseudolabels(pseudolabels))
+    return Made(dataset, classifier, pseudolabels, experts)
+
+
+def run(
+    context: Context, experiment: Experiment, chain: Plan, tracker: Tracker, say: Say
+) -> Artifact:
+    """Run an experiment to its comparison.
+
+    Args:
+        chain: `Plan.of(experiment)`.
+        tracker: open; an error ends its runs as failed.
+        say: prints a line for a person.
+    """
+    parent = records.top_run(tracker, experiment, chain.comparison)
+    made = prepare(context, experiment, parent, say)
+    trainings = [training for training, _ in chain.segmenters]
+    segmenters = train(context, experiment, trainings, made, parent)
+    evaluations = _evaluate(context, experiment, made, trainings, segmenters, parent)
+    named = [(t.arm, t.seed, a) for t, a in zip(trainings, segmenters, strict=True)]
+    run_ = records.stage_run(parent, "compare", chain.comparison)
+    comparison = compare_methods(
+        context, experiment, chain.comparison, evaluations, named, made.dataset
+    )
+    records.finish_comparison(run_, parent, experiment, comparison)
+    parent.finish()
+    return comparison
+
+
+STAGES = ("ingest", "classify", "explain", "segment", "evaluate")
+
+
+def run_until(
+    stage: str, context: Context, experiment: Experiment, chain: Plan, tracker: Tracker, say: Say
+) -> list[Artifact]:
+    """Run an experiment up to a stage of STAGES; return that stage's artifacts."""
+    parent = records.top_run(tracker, experiment, chain.comparison)
+    made = _until(stage, context, experiment, chain, parent, say)
+    parent.finish()
+    return made
+
+
+def _until(
+    stage: str,
+    context: Context,
+    experiment: Experiment,
+    chain: Plan,
+    parent: RunRef,
+    say: Say,
+) -> list[Artifact]:
+    if stage in ("ingest", "classify"):
+        dataset, _ = ingest_tracked(context, experiment, parent, say)
+        if stage == "ingest":
+            return [dataset]
+        return [classify_tracked(context, experiment, dataset, parent, say)]
+    made = prepare(context, experiment, parent, say)
+    if stage == "explain":
+        return [made.pseudolabels]
+    trainings = [training for training, _ in chain.segmenters]
+    segmenters = train(context, experiment, trainings, made, parent)
+    if stage == "segment":
+        return segmenters
+    return _evaluate(context, experiment, made, trainings, segmenters, parent)
+
+
+def _evaluate(
+    context: Context,
+    experiment: Experiment,
+    made: Made,
+    trainings: list[Training],
+    segmenters: list[Artifact],
+    parent: RunRef,
+) -> list[Artifact]:
+    named = [(t.arm, t.seed, a) for t, a in zip(trainings, segmenters, strict=True)]
+    methods = evaluate.methods_of(named, made.pseudolabels, has_benchmark(made.dataset))
+    split = experiment.evaluation.split
+    prints = [evaluate.print_of(method, made.dataset, split) for method in methods]
+    run = records.stage_run(parent, "evaluate", fingerprint("evaluations", {"of": prints}))
+    evaluations = evaluate.evaluate(context, methods, made.dataset, split)
+    records.finish_evaluations(run, evaluations)
+    return evaluations
+
+
+def train(
+    context: Context,
+    experiment: Experiment,
+    trainings: list[Training],
+    made: Made,
+    parent: RunRef,
+) -> list[Artifact]:
+    """Train segmenters, each tracked as a run with its curves, thresholds and model."""
+    runs: dict[str, RunRef] = {}
+
+    def run_of(training: Training) -> RunRef:
+        key = made.inputs.print_of(experiment, training)
+        if key not in runs:
+            runs[key] = records.segment_run(parent, training, key)
+        return runs[key]
+
+    return segment(
+        context,
+        experiment,
+        trainings,
+        made.inputs,
+        lambda training, note: records.log_note(run_of(training), note),
+        lambda training, artifact: records.finish(run_of(training), artifact),
+    )
+
+
+def has_benchmark(dataset: Artifact) -> bool:
+    """Whether second readers drew on any image."""
+    return any(
+        dataset.table(part.name, ["benchmark_masks"])["benchmark_masks"].null_count
+        < (part.rows or 0)
+        for part in dataset.parts("index/")
+    )
+
+
+def describe_dataset(dataset: Artifact, experts: Experts) -> str:
+    """Say in a line or two what the dataset holds."""
+    summary = dataset.summary
+    splits = ", ".join(
+        f"{name} {s['images']:,} images of {s['patients']:,} patients"
+        for name, s in summary["splits"].items()
+    )
+    rejected = sum(summary["rejected"].values())
+    left = f"; {rejected} rejected, see rejected.parquet" if rejected else ""
+    return (
+        f"dataset  {splits} at {summary['size']} px{left}\n"
+        f"         expert masks: {len(experts.train)} images to learn from, "
+        f"{len(experts.valid)} held for validation"
+    )
+
+
+def describe_classifier(classifier: Artifact) -> str:
+    """Say in a line how good the classifier is on validation."""
+    best = classifier.summary["best"]
+    auroc = best.get("auroc competition")
+    found = (
+        f"AUROC {auroc:.3f} (mean of five)" if auroc is not None else "no AUROC could be measured"
+    )
+    return f"classifier  {classifier.summary['checkpoints']} checkpoints, the best: {found}"
+
+
+def describe_pseudolabels(pseudolabels: Artifact) -> str:
+    """Say in a line or two how many masks there are, and where saliency peaks."""
+    masks = sum(pseudolabels.summary["masks"].values())
+    made = f"pseudo-labels  {masks:,} masks on {pseudolabels.summary['images']:,} images"
+    peaks = describe_peaks(pseudolabels.summary)
+    located = describe_localization(pseudolabels.summary)
+    told = [made, *(part for part in (peaks, *located.splitlines()) if part)]
+    return "\n               ".join(told)

@@ -1,0 +1,278 @@
+"""A whole sweep: its inputs, its trials, the choice, the winner's one look at the test set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from chexseg_platform import plan, plots, points
+from chexseg_platform.artifacts import Artifact, Workspace, csv_bytes
+from chexseg_platform.config import Experiment, swept_field
+from chexseg_platform.evaluation import tables
+from chexseg_platform.evaluation.comparison import PSEUDO_LABELS, Comparison, Roles, compare
+from chexseg_platform.evaluation.counts import cube
+from chexseg_platform.locks import once
+from chexseg_platform.points import Trial
+from chexseg_platform.stages import evaluate, records, tune
+from chexseg_platform.stages.context import Context
+from chexseg_platform.stages.experiment import Made, Say, has_benchmark, prepare
+from chexseg_platform.tracking import RunRef, Tracker
+
+
+def sweep(context: Context, experiment: Experiment, tracker: Tracker, say: Say) -> Artifact:
+    """Run a sweep to its table, plot and winner; what is finished is not done again.
+
+    Raises:
+        SweepFailed: if not one trial finished.
+    """
+    trials = points.trials_of(experiment, plan.Plan.of(experiment, context.workspace))
+    print_ = points.sweep_print(experiment, trials)
+    parent = records.top_run(tracker, experiment, print_)
+    made = _prepare(context, trials, parent, say)
+    for trial in trials:
+        if trial.training.settings.expert_probability > 0:
+            experts = made[trial.pseudolabels].experts
+            experts.choose(trial.training.settings.expert_masks, trial.training.seed)
+    make = partial(_sweep, context, experiment, trials, print_, made, tracker, parent, say)
+    found = once(context.workspace, plan.SWEEP, print_, make)
+    _track(parent, found)
+    parent.finish()
+    return found
+
+
+def describe(experiment: Experiment, workspace: Workspace) -> str:
+    """Return the plan of a sweep as a person reads it."""
+    settings = points.settings_of(experiment)
+    chain = plan.Plan.of(experiment, workspace)
+    lines = [f"{experiment.name}  in {workspace.uri}"]
+    trials = points.trials_of(experiment, chain)
+    rows = [(plan.DATASET, chain.dataset)]
+    rows += [(plan.CLASSIFIER, plan.classifier_print(t.experiment, chain.dataset)) for t in trials]
+    rows += [(plan.PSEUDOLABELS, trial.pseudolabels) for trial in trials]
+    for kind, print_ in dict.fromkeys(rows):
+        state = "finished" if workspace.find(kind, print_) else "to do"
+        lines.append(f"  {state:<9} {kind:<13} {print_[:8]}")
+    done = sum(workspace.find(plan.SEGMENTER, trial.print_) is not None for trial in trials)
+    space = "; ".join(f"{name} in {values}" for name, values in settings.space.items())
+    lines.append(
+        f"  {len(trials)} trials ({done} finished): {space}; "
+        f"seeds {settings.seeds}; {settings.scheduler}"
+    )
+    return "\n".join(lines)
+
+
+def _prepare(
+    context: Context, trials: Sequence[Trial], parent: RunRef, say: Say
+) -> dict[str, Made]:
+    """Make what trials learn from, once for all points that share it; by pseudo-labels."""
+    first = {trial.pseudolabels: trial for trial in reversed(trials)}
+    made: dict[str, Made] = {}
+    for trial in trials:
+        if first[trial.pseudolabels] is not trial:
+            continue
+        if len(first) > 1:
+            say(f"for {trial.point}:")
+        made[trial.pseudolabels] = prepare(context, trial.experiment, parent, say)
+    return made
+
+
+def _sweep(
+    context: Context,
+    experiment: Experiment,
+    trials: Sequence[Trial],
+    print_: str,
+    made: Mapping[str, Made],
+    tracker: Tracker,
+    parent: RunRef,
+    say: Say,
+) -> Artifact:
+    draft = context.workspace.draft(plan.SWEEP, print_)
+    runs = _trial_runs(trials, parent)
+
+    def listen(trial: Trial, step: int, metrics: Mapping[str, float]) -> None:
+        runs[trial.print_].metrics(step, records.curves(metrics))
+        tracker.flush(seconds=1.0)
+
+    settings, inputs = points.settings_of(experiment), {key: m.inputs for key, m in made.items()}
+    outcomes = tune.run_trials(context, settings, trials, inputs, draft, listen)
+    for outcome in {outcome.trial.print_: outcome for outcome in outcomes}.values():
+        _finish_trial(context, runs[outcome.trial.print_], outcome)
+    finished = [outcome for outcome in outcomes if outcome.state == "finished"]
+    if not finished:
+        reasons = sorted({outcome.reason for outcome in outcomes if outcome.reason})
+        raise tune.SweepFailed(f"not one trial finished: {'; '.join(reasons)}")
+    failed = [outcome for outcome in outcomes if outcome.state == "failed"]
+    if failed:
+        # Before anything is chosen: the test images are looked at once, for the final winner.
+        names = ", ".join(o.trial.training.key for o in failed)
+        raise tune.SweepFailed(
+            f"{len(failed)} of {len(outcomes)} trials failed ({names}: {failed[0].reason}). "
+            "The others are kept; run the same command again to try these again."
+        )
+    result = tune.compare_points(context, experiment, finished, inputs[trials[0].pseudolabels])
+    best = tune.winner_of(result)
+    say(f"chosen on validation: {best}")
+    test = _test(context, experiment, finished, best, made)
+    by_seed = tune.scores_by_seed(context, finished)
+    text = render(experiment, outcomes, result, by_seed, best, test)
+    rows = table_rows(outcomes, result, by_seed)
+    parts = [
+        draft.write("sweep.txt", text.encode()),
+        draft.write("sweep.csv", csv_bytes(rows)),
+        draft.write_json("validation.json", tables.to_json(result)),
+        draft.write_json("test.json", tables.to_json(test)),
+    ]
+    figure = _plot(experiment, finished, result, by_seed, best)
+    if figure is not None:
+        parts.append(draft.write("sweep.png", plots.png(figure)))
+    return draft.finish(
+        parts,
+        config=settings.model_dump(),
+        inputs={"dataset": made[trials[0].pseudolabels].dataset.fingerprint},
+        summary={"winner": best, "trials": len(outcomes), "finished": len(finished)},
+    )
+
+
+def _trial_runs(trials: Sequence[Trial], parent: RunRef) -> dict[str, RunRef]:
+    """Open a run a training; one that several points share has the name of the first."""
+    return {
+        print_: records.stage_run(
+            parent,
+            "trial",
+            print_,
+            trial.training.key,
+            **trial.fields,
+            seed=trial.training.seed,
+        )
+        for print_, trial in {trial.print_: trial for trial in reversed(trials)}.items()
+    }
+
+
+def _finish_trial(context: Context, run: RunRef, outcome: tune.Outcome) -> None:
+    artifact = context.workspace.find(plan.SEGMENTER, outcome.trial.print_)
+    if artifact is not None:
+        records.finish(run, artifact)
+    else:
+        run.text("outcome.txt", f"{outcome.state} {outcome.reason}".strip() + "\n")
+        run.finish("FAILED" if outcome.state == "failed" else "FINISHED")
+
+
+def _test(
+    context: Context,
+    experiment: Experiment,
+    finished: Sequence[tune.Outcome],
+    best: str,
+    made: Mapping[str, Made],
+) -> Comparison:
+    """Count the winner, and what it is compared with, on the test images: once, at the end."""
+    mine = made[next(o.trial.pseudolabels for o in finished if o.trial.point == best)]
+    won = [
+        (o.trial.point, o.trial.training.seed, artifact)
+        for o in finished
+        if o.trial.point == best
+        and (artifact := context.workspace.find(plan.SEGMENTER, o.trial.print_))
+    ]
+    methods = evaluate.methods_of(won, mine.pseudolabels, has_benchmark(mine.dataset))
+    settings = experiment.evaluation
+    evaluations = evaluate.evaluate(context, methods, mine.dataset, settings.split)
+    return compare(
+        cube(evaluate.counts_of(evaluations)),
+        roles=Roles(proposed=best, references=(PSEUDO_LABELS,), weak=PSEUDO_LABELS),
+        cluster=settings.cluster,
+        resamples=settings.resamples,
+        seed=settings.seed,
+    )
+
+
+def table_rows(
+    outcomes: Sequence[tune.Outcome],
+    result: Comparison,
+    by_seed: Mapping[str, Sequence[tuple[int, float]]],
+) -> list[dict[str, Any]]:
+    """Return a row a point: validation mIoU with interval, seeds, and how its trials ended."""
+    scores, rows = tune.means(result), []
+    for point in dict.fromkeys(outcome.trial.point for outcome in outcomes):
+        mine = [outcome for outcome in outcomes if outcome.trial.point == point]
+        found = scores.get(point)
+        row: dict[str, Any] = dict(mine[0].trial.fields)
+        row |= {
+            "validation mIoU": None if found is None else round(found.value, 4),
+            "low": None if found is None or found.low is None else round(found.low, 4),
+            "high": None if found is None or found.high is None else round(found.high, 4),
+            "seeds": " ".join(f"{score:.3f}" for _, score in by_seed.get(point, ())),
+        }
+        for state in ("finished", "stopped", "failed"):
+            row[state] = sum(outcome.state == state for outcome in mine)
+        rows.append(row)
+    return rows
+
+
+def render(
+    experiment: Experiment,
+    outcomes: Sequence[tune.Outcome],
+    result: Comparison,
+    by_seed: Mapping[str, Sequence[tuple[int, float]]],
+    best: str,
+    test: Comparison,
+) -> str:
+    """Return the sweep's end as a person reads it."""
+    held, rows = result.patients, table_rows(outcomes, result, by_seed)
+    names = list(points.settings_of(experiment).space)
+    header = [*names, "validation mIoU C", "each seed (best checkpoint)", "trials"]
+    lines = []
+    for row in rows:
+        if row["validation mIoU"] is None or math.isnan(row["validation mIoU"]):
+            score = "–"
+        else:
+            score = f"{row['validation mIoU']:.3f}"
+            if row["low"] is not None:
+                score += f" [{row['low']:.3f}, {row['high']:.3f}]"
+        counts = ", ".join(f"{row[s]} {s}" for s in ("finished", "stopped", "failed") if row[s])
+        lines.append([*(str(row[name]) for name in names), score, row["seeds"], counts])
+    wide = [max(len(line[i]) for line in [header, *lines]) for i in range(len(header))]
+    grid = "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, wide, strict=True)).rstrip()
+        for line in [header, *lines]
+    )
+    return (
+        f"Chosen on {result.images} images of {held} validation patients; pooled mIoU at original "
+        f"size, mean over seeds, 95 % intervals over patients.\n\n{grid}\n\n"
+        f"Chosen: {best}. On the {experiment.evaluation.split} images, once:\n\n{tables.text(test)}"
+    )
+
+
+def _plot(
+    experiment: Experiment,
+    finished: Sequence[tune.Outcome],
+    result: Comparison,
+    by_seed: Mapping[str, Sequence[tuple[int, float]]],
+    best: str,
+) -> Any:
+    """Draw mIoU against the mix ratio, where the sweep varies it alone."""
+    swept = [swept_field(name) for name in points.settings_of(experiment).space]
+    if swept != ["segmenter.expert_probability"]:
+        return None
+    scores = tune.means(result)
+    ratio = {o.trial.point: o.trial.training.settings.expert_probability for o in finished}
+    order = sorted(scores, key=ratio.__getitem__)
+    intervals = [
+        None if scores[p].low is None or scores[p].high is None else (scores[p].low, scores[p].high)
+        for p in order
+    ]
+    return plots.mix_ratio(
+        [ratio[point] for point in order],
+        [[score for _, score in by_seed[point]] for point in order],
+        intervals=intervals,  # type: ignore[arg-type]
+        chosen=ratio[best],
+        metric="validation mIoU (pooled)",
+    )
+
+
+def _track(parent: RunRef, sweep_: Artifact) -> None:
+    parent.text("sweep.txt", sweep_.read("sweep.txt").decode())
+    parent.text("sweep.csv", sweep_.read("sweep.csv").decode())
+    for part in sweep_.parts():
+        if part.name.endswith(".png"):
+            parent.image(part.name, sweep_.read(part.name))

@@ -1,0 +1,327 @@
+"""Sweeping on Ray Tune: each trial a training through Ray Train, chosen on validation.
+
+A point is the experiment with some fields replaced, and a trial a point with a seed. It starts an
+ordinary training, whose run name holds its fingerprint, and publishes an ordinary segmenter; so
+trials that an experiment already trained, or that another point of the sweep trains, are not
+trained again. Tune does not count the workers of the trainings inside its trials, so how many run
+at a time is worked out here.
+
+A sweep that was cut off goes on: trials that finished or that the scheduler stopped are not run
+again, one that was training goes on from its last checkpoint, and one that failed is tried again.
+What a restart loses is ASHA's memory: the trials that it runs are compared with each other, and
+not with those that ended before, so it may stop fewer. A stopped trial counts as stopped and never
+as finished; it leaves no segmenter, and its checkpoint waits for whoever trains it to the end.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from chexseg_platform import plan
+from chexseg_platform.artifacts import Artifact, Draft
+from chexseg_platform.cluster import TrainingPlan, plan_training, release
+from chexseg_platform.config import Experiment
+from chexseg_platform.config import Tune as TuneSettings
+from chexseg_platform.evaluation.bootstrap import Estimate
+from chexseg_platform.evaluation.comparison import Comparison, Roles, compare
+from chexseg_platform.evaluation.counts import cube
+from chexseg_platform.locks import making
+from chexseg_platform.points import Trial
+from chexseg_platform.stages import evaluate
+from chexseg_platform.stages.context import Context
+from chexseg_platform.stages.segment import Inputs, job_of, publish
+from chexseg_platform.stages.training import Job, fit_job, root_cause
+
+METRIC = "iou_pooled"
+SETTLING = 5.0
+"""Seconds until a trial that was stopped has ended, with whoever would restart its workers."""
+ROUNDING = 1e-9
+"""Off each rung of ASHA, so that one at 0.1 * 3 is one at 0.3."""
+
+
+class SweepFailed(ValueError):
+    """Not one trial of a sweep could be finished."""
+
+
+Listener = Callable[[Trial, int, Mapping[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended: "finished", "stopped" by the scheduler, or "failed" with a reason."""
+
+    trial: Trial
+    state: str
+    reason: str = ""
+    last: Mapping[str, float] | None = None
+
+
+def run_trials(
+    context: Context,
+    settings: TuneSettings,
+    trials: Sequence[Trial],
+    inputs: Mapping[str, Inputs],
+    draft: Draft,
+    listen: Listener,
+) -> list[Outcome]:
+    """Run the trials that have no outcome yet; a failed trial never ends the sweep.
+
+    Args:
+        inputs: what each trial learns from, by the fingerprint of its pseudo-labels.
+        draft: the sweep's; it keeps the outcomes of trials that left no segmenter.
+        listen: hears (trial, step, metrics) after each validation.
+
+    Raises:
+        ClusterError: if not one training fits the cluster.
+    """
+    first = {trial.print_: trial for trial in reversed(trials)}
+    known = {p: outcome for p, trial in first.items() if (outcome := _known(context, trial, draft))}
+    with making(context.workspace, plan.SEGMENTER, first.keys() - known.keys()) as missing:
+        # Another experiment may have finished some while this one waited for it.
+        known |= {
+            p: Outcome(t, "finished") for p, t in first.items() if p not in {*known, *missing}
+        }
+        todo = [
+            trial for trial in trials if trial.print_ in missing and trial is first[trial.print_]
+        ]
+        if todo:
+            shape = plan_training(context.resources, context.connect(), len(todo))
+            known |= _tune(context, settings, todo, inputs, shape, draft, listen, len(first))
+    return [replace(known[trial.print_], trial=trial) for trial in trials]
+
+
+def _known(context: Context, trial: Trial, draft: Draft) -> Outcome | None:
+    if context.workspace.find(plan.SEGMENTER, trial.print_):
+        return Outcome(trial, "finished")
+    try:
+        stopped = json.loads(draft.storage.read(f"stopped/{trial.print_}.json"))
+    except FileNotFoundError:
+        return None
+    return Outcome(trial, "stopped", last=stopped)
+
+
+def _tune(
+    context: Context,
+    settings: TuneSettings,
+    todo: Sequence[Trial],
+    inputs: Mapping[str, Inputs],
+    shape: TrainingPlan,
+    draft: Draft,
+    listen: Listener,
+    total: int,
+) -> dict[str, Outcome]:
+    from ray import tune
+
+    mine = [inputs[trial.pseudolabels] for trial in todo]
+    jobs = [
+        job_of(context, trial.experiment.seed, trial.training, each, trial.print_)
+        for trial, each in zip(todo, mine, strict=True)
+    ]
+    runs = context.workspace.storage.join("runs")
+    function = tune.with_parameters(
+        _trial, jobs=jobs, trials=list(todo), inputs=mine, context=context, shape=shape
+    )
+    own = runs.join(f"tune-{draft.fingerprint}")
+    own.delete()  # left by a sweep that was cut off; nothing in it is needed
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failed trial has its sentence
+    with context.progress("tune", total, "trials") as progress:
+        watcher = _watcher(todo, progress, listen)
+        progress.skip(total - len(todo))
+        progress.say("starting workers")
+        tuner = tune.Tuner(
+            # A trial only waits for its training, to which the CPUs belong: it must hold none, and
+            # an empty request cannot be placed, so it asks for one byte.
+            tune.with_resources(function, {"memory": 1}),
+            param_space={"trial": tune.grid_search(list(range(len(todo))))},
+            tune_config=tune.TuneConfig(
+                max_concurrent_trials=shape.parallel,
+                scheduler=scheduler_of(settings),
+                metric="score",
+                mode="max",
+            ),
+            run_config=tune.RunConfig(
+                name=f"tune-{draft.fingerprint}",
+                storage_path=runs.base,
+                storage_filesystem=runs.fs,
+                verbose=0,
+                callbacks=[watcher],
+            ),
+        )
+        results = tuner.fit()
+        watcher.free(math.inf)
+    outcomes = {}
+    for number in range(len(results)):
+        result: Any = results[number]
+        trial = todo[result.config["trial"]]
+        outcomes[trial.print_] = _outcome(context, trial, result, draft)
+        if outcomes[trial.print_].state != "failed":  # which may go on from its checkpoints
+            runs.join(jobs[result.config["trial"]].run).delete()
+    own.delete()
+    return outcomes
+
+
+def scheduler_of(settings: TuneSettings) -> Any:
+    """Return Tune's scheduler: a full grid, or ASHA over the "share" of its training a trial did.
+
+    Shares, not epochs: points may differ in epochs, and a trial that goes on from a checkpoint is
+    compared where it stands.
+    """
+    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+
+    if settings.scheduler == "grid":
+        return FIFOScheduler()
+
+    class Scheduler(ASHAScheduler):
+        def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
+            action: str = super().on_trial_result(controller, trial, result)
+            # Who has trained to the end has only to publish what came of it.
+            return self.CONTINUE if result.get("share", 0) >= 1 else action
+
+    # Ray's annotations want whole numbers of what its rungs take as it comes.
+    rungs: dict[str, Any] = {"max_t": 1.0, "grace_period": settings.grace - ROUNDING}
+    return Scheduler(time_attr="share", reduction_factor=settings.reduction, **rungs)
+
+
+def _trial(
+    config: Mapping[str, Any],
+    *,
+    jobs: Sequence[Job],
+    trials: Sequence[Trial],
+    inputs: Sequence[Inputs],
+    context: Context,
+    shape: TrainingPlan,
+) -> None:
+    """What each Tune trial runs: a Ray Train training, then its publication."""
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    number = config["trial"]
+    job, trial = jobs[number], trials[number]
+    runs = context.workspace.storage.join("runs")
+    trained = fit_job(
+        job,
+        shape,
+        runs,
+        None,
+        retries=context.resources.retries,
+        timeout_minutes=context.resources.timeout_minutes,
+        callbacks=[TuneReportCallback()],
+    )
+    publish(context, runs, trial.training, trial.print_, trained, inputs[number], str(shape))
+
+
+def _watcher(todo: Sequence[Trial], progress: Any, listen: Listener) -> Any:
+    from ray import tune
+
+    class Watcher(tune.Callback):
+        """Tells the driver's progress line and tracker what trials report."""
+
+        best = 0.0
+
+        def __init__(self) -> None:
+            self.stopped: list[tuple[float, str]] = []
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            # Tune writes its callbacks down for a restore of its own, which is never done; this
+            # one holds a terminal and a tracker, which cannot be written down.
+            return tune.Callback, ()
+
+        def on_trial_result(
+            self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any
+        ) -> None:
+            mine = todo[result["config"]["trial"]]
+            self.best = max(self.best, result.get("miou", 0.0))
+            best = {"best mIoU": self.best} if self.best else {}
+            progress.update(**best, training=mine.training.key)
+            metrics = {k: float(v) for k, v in result.items() if isinstance(v, float)}
+            listen(mine, int(result.get("step", 0)), metrics)
+
+        def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            progress.update(advance=1)
+            last = trial.last_result or {}
+            if last.get("share", 1) < 1 and last.get("group"):
+                self.stopped.append((time.monotonic() + SETTLING, last["group"]))
+
+        def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
+            self.free(time.monotonic())
+
+        def free(self, now: float) -> None:
+            """Give back what stopped trials' trainings held, once they have ended.
+
+            Ray Train leaves that to an actor that asks Ray's dashboard, and ours has none.
+            """
+            for due, group in list(self.stopped):
+                if due <= now:
+                    self.stopped.remove((due, group))
+                    release(group)
+
+        def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            progress.update(advance=1, failed=todo[trial.config["trial"]].training.key)
+
+    return Watcher()
+
+
+def _outcome(context: Context, trial: Trial, result: Any, draft: Draft) -> Outcome:
+    if context.workspace.find(plan.SEGMENTER, trial.print_):
+        return Outcome(trial, "finished")
+    if result.error is not None:
+        return Outcome(trial, "failed", root_cause(result.error))
+    numbers = {k: v for k, v in (result.metrics or {}).items() if k in ("score", "epoch", "loss")}
+    draft.storage.write(f"stopped/{trial.print_}.json", json.dumps(numbers).encode())
+    return Outcome(trial, "stopped", last=numbers)
+
+
+def compare_points(
+    context: Context, experiment: Experiment, finished: Sequence[Outcome], inputs: Inputs
+) -> Comparison:
+    """Compare the points of a sweep on the held validation patients, at original resolution."""
+    segmenters = [
+        evaluate.Method(o.trial.point, o.trial.training.seed, found)
+        for o in finished
+        if (found := context.workspace.find(plan.SEGMENTER, o.trial.print_))
+    ]
+    evaluations = evaluate.evaluate(context, segmenters, inputs.dataset, "valid")
+    counts = evaluate.counts_of(evaluations)
+    held = pa.array(inputs.experts.held, pa.string())
+    counts = counts.filter(pc.is_in(counts["patient"], held))
+    settings = experiment.evaluation
+    return compare(
+        cube(counts),
+        roles=Roles(proposed="", references=()),
+        metrics=[METRIC, "iou_union"],
+        cluster=settings.cluster,
+        resamples=settings.resamples,
+        seed=settings.seed,
+    )
+
+
+def means(result: Comparison) -> dict[str, Estimate]:
+    """Return each point's mean pooled mIoU with its interval."""
+    return {name: score.findings[-1] for name, score in result.scores[METRIC].items()}
+
+
+def winner_of(result: Comparison) -> str:
+    """Return the point with the highest mean; the first of those that tie."""
+    scores = means(result)
+    return max(scores, key=lambda name: scores[name].value)
+
+
+def scores_by_seed(
+    context: Context, finished: Sequence[Outcome]
+) -> dict[str, list[tuple[int, float]]]:
+    """Return each point's best validation score per seed, as its trainings reported it."""
+    scores: dict[str, list[tuple[int, float]]] = {}
+    for outcome in finished:
+        artifact: Artifact | None = context.workspace.find(plan.SEGMENTER, outcome.trial.print_)
+        if artifact is not None:
+            score = float(artifact.summary["best"]["score"])
+            scores.setdefault(outcome.trial.point, []).append((outcome.trial.training.seed, score))
+    return scores

@@ -1,0 +1,226 @@
+"""Learning masks from a mix of expert and pseudo-labelled images: the task of the segment stage.
+
+Checkpoints and thresholds are chosen on validation patients only: pooled IoU per finding over a
+grid of thresholds, its mean over findings is the score.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from chexseg_platform import config
+from chexseg_platform.data.mix import Batches, Mix
+from chexseg_platform.data.store import MaskRows, Store
+from chexseg_platform.findings import FINDINGS
+from chexseg_platform.models.checkpoints import State
+from chexseg_platform.models.encoder import load_weights
+from chexseg_platform.models.preprocess import Preprocess, preset
+from chexseg_platform.models.segmenter import (
+    SegmenterSpec,
+    build_segmenter,
+    check_size,
+    dump_segmenter,
+    encoder_of,
+    load_encoder,
+    load_segmenter_weights,
+)
+from chexseg_platform.training.augment import prepare
+from chexseg_platform.training.batches import (
+    augment_of,
+    chunks,
+    content_tensor,
+    image_tensor,
+    step_generator,
+)
+from chexseg_platform.training.fit import rank_and_world, sum_over_workers
+from chexseg_platform.training.loop import Batch
+from chexseg_platform.training.losses import loss_by_name
+from chexseg_platform.training.metrics import PooledIoU
+
+VALIDATION_BATCH = 32
+Start = tuple[str, State | Path]
+"""Where first weights come from: a kind, and a state or a folder."""
+
+
+def spec_of(settings: config.Segmenter) -> SegmenterSpec:
+    """Return the model's shape under some settings."""
+    return SegmenterSpec(
+        architecture=settings.architecture,
+        encoder=settings.encoder,
+        output_stride=settings.output_stride,
+        options=settings.options,
+    )
+
+
+def initial_model(
+    settings: config.Segmenter, size: int, seed: int, start: Start | None
+) -> nn.Module:
+    """Build a segmenter and give it its first weights.
+
+    Args:
+        size: side of its images.
+        seed: of the random weights.
+        start: ("encoder", folder of `fetch_weights`), ("classifier", its state) or
+            ("segmenter", its state); None for random weights.
+
+    Raises:
+        WrongArchitecture: naming the first tensor that does not fit.
+    """
+    torch.manual_seed(seed)
+    model = build_segmenter(spec_of(settings))
+    check_size(model, 1, size)
+    if start is not None:
+        kind, state = start
+        if isinstance(state, Path):
+            load_weights(encoder_of(model), state)
+        elif kind == "segmenter":
+            load_segmenter_weights(model, state)
+        else:
+            load_encoder(model, state)
+    return model
+
+
+def mix_of(settings: config.Segmenter, expert: int, pseudo: int, seed: int) -> Mix:
+    """Return the mix of an arm; raises MixError where it cannot be drawn."""
+    return Mix(
+        expert,
+        pseudo,
+        settings.expert_probability,
+        draws=settings.epoch_images,
+        max_repeats=settings.max_repeats,
+        seed=seed,
+    )
+
+
+class Segmentation:
+    """One worker's share of a segmenter's training; see `training.fit.Task`.
+
+    Args:
+        settings: of the segmenter.
+        store: images.
+        expert: expert-labelled rows to learn from.
+        pseudo: pseudo-labelled rows to learn from.
+        valid: expert-labelled rows for thresholds and choice of checkpoint; may be empty.
+        seed: of weights, draws and augmentation.
+        device: where the model lies.
+        start: first weights, see `initial_model`.
+    """
+
+    def __init__(
+        self,
+        settings: config.Segmenter,
+        store: Store,
+        *,
+        expert: MaskRows,
+        pseudo: MaskRows,
+        valid: MaskRows,
+        seed: int,
+        device: torch.device,
+        start: Start | None = None,
+    ) -> None:
+        self.settings, self.store, self.seed, self.device = settings, store, seed, device
+        self.rank, self.world = rank_and_world()
+        self.model = initial_model(settings, store.size, seed, start).to(device)
+        self.preprocess: Preprocess = preset("chexpert")
+        self.augment = augment_of(settings.augment)
+        self.items, self.valid = MaskRows.join(expert, pseudo), valid
+        self.loss_of = loss_by_name(settings.loss)
+        mix = mix_of(settings, len(expert), len(pseudo), seed)
+        self.batches = Batches(mix, settings.batch_size, self.rank, self.world)
+        self.steps_per_epoch = self.batches.steps_per_epoch
+        self.found: dict[str, Any] = fixed_thresholds(settings)
+
+    def batch(self, step: int) -> Batch:
+        items = self.batches.rows(step)
+        rows = self.items.rows[items]
+        mask = torch.from_numpy(self.items.decode(items, self.store.size)).to(self.device)
+        image_BCSS, mask_BKSS = prepare(
+            image_tensor(self.store, rows, self.device),
+            mask.bool(),
+            self.preprocess,
+            content_B4=content_tensor(self.store, rows, self.device),
+            augment=self.augment,
+            generator=step_generator(self.seed, step, self.rank),
+        )
+        assert mask_BKSS is not None
+        known = torch.from_numpy(self.items.known[items]).to(self.device)
+        return {"image": image_BCSS, "mask": mask_BKSS, "known": known}
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        return self.loss_of(model(batch["image"]), batch["mask"], batch["known"])
+
+    @torch.inference_mode()
+    def validate(self) -> dict[str, float]:
+        """Pooled IoU per finding at its best threshold; their mean is the score.
+
+        Without validation images, or a finding among them, there is no score.
+        """
+        if not len(self.valid):
+            return {}
+        # The grid of CheXseg, or one fine enough to hold the threshold that is set.
+        bins = 20 if self.settings.threshold == "tuned" else 1000
+        grid = PooledIoU(len(FINDINGS), bins, device=self.device)
+        mine = np.arange(len(self.valid))[self.rank :: self.world]
+        for items in chunks(mine, VALIDATION_BATCH):
+            rows = self.valid.rows[items]
+            truth = torch.from_numpy(self.valid.decode(items, self.store.size)).to(self.device)
+            content = content_tensor(self.store, rows, self.device)
+            probability = predict_batch(
+                self.model, self.preprocess, image_tensor(self.store, rows, self.device), content
+            )
+            grid.update(probability, truth, content_B4=content)
+        sum_over_workers(grid.counts_2KT)
+        self.found = _found(self.settings, grid)
+        named = {f"iou {k}": v for k, v in self.found["iou"].items() if v is not None}
+        if not named:
+            return {}
+        mean = float(np.mean(list(named.values())))
+        return {"score": mean, "miou": mean, **named}
+
+    def dump(self) -> dict[str, bytes]:
+        return dump_segmenter(
+            self.model,
+            spec_of(self.settings),
+            self.preprocess,
+            {"size": self.store.size, **self.found},
+        )
+
+
+def fixed_thresholds(settings: config.Segmenter) -> dict[str, Any]:
+    """Return the thresholds of a model that has not been validated: as set, or one half."""
+    value = 0.5 if settings.threshold == "tuned" else settings.threshold
+    return {"thresholds": dict.fromkeys(FINDINGS, value)}
+
+
+def _found(settings: config.Segmenter, grid: PooledIoU) -> dict[str, Any]:
+    if settings.threshold == "tuned":
+        threshold_K, iou_K = grid.best()
+    else:
+        threshold_K = torch.full((len(FINDINGS),), float(settings.threshold))
+        iou_K = grid.at(float(settings.threshold))
+    ious = [None if math.isnan(value) else value for value in iou_K.tolist()]
+    return {
+        "thresholds": dict(zip(FINDINGS, threshold_K.tolist(), strict=True)),
+        "iou": dict(zip(FINDINGS, ious, strict=True)),
+    }
+
+
+@torch.inference_mode()
+def predict_batch(
+    model: nn.Module, preprocess: Preprocess, image_BSS: Tensor, content_B4: Tensor
+) -> Tensor:
+    """Return mask probabilities of grey images: float32 (B, 10, S, S)."""
+    model.eval()
+    return model(preprocess(image_BSS, content_B4)).float().sigmoid()
+
+
+def threshold_tensor(extra: Mapping[str, Any]) -> Tensor:
+    """Return a segmenter's thresholds, float32 (10,), from its checkpoint's `extra`."""
+    return torch.tensor([float(extra["thresholds"][name]) for name in FINDINGS])

@@ -1,0 +1,279 @@
+"""Pseudo-labels of a classifier whose maps are known: its feature maps are its image's cells."""
+
+import numpy as np
+import pytest
+import torch
+from chexseg_platform.config import Saliency
+from chexseg_platform.data import masks
+from chexseg_platform.findings import FINDING_TO_OBSERVATION, FINDINGS, OBSERVATIONS
+from chexseg_platform.models.classifier import Classifier, ClassifierSpec
+from chexseg_platform.models.preprocess import Preprocess
+from chexseg_platform.saliency.pseudolabel import (
+    IMAGE_SCHEMA,
+    MASK_SCHEMA,
+    Images,
+    PseudoLabeller,
+    tune_thresholds,
+)
+from torch import nn
+
+CPU = torch.device("cpu")
+SIZE, CELLS = 32, 4
+EDEMA, PNEUMOTHORAX = FINDINGS.index("Edema"), FINDINGS.index("Pneumothorax")
+PLAIN = Preprocess(mean=0.0, std=1.0)
+
+
+class Cells(nn.Module):
+    """Two feature maps of 4 x 4 cells: the mean level of each cell, and a constant one."""
+
+    out_channels = (1, 2)
+
+    def forward(self, x):
+        level = nn.functional.avg_pool2d(x, SIZE // CELLS)
+        return [x, torch.cat([level, torch.ones_like(level)], dim=1)]
+
+
+def classifier(weights, bias=0.0):
+    """`weights`: observation -> (weight of the level, weight of the constant)."""
+    model = Classifier(ClassifierSpec(encoder="resnet18"), Cells())
+    with torch.no_grad():
+        model.head.weight.zero_()
+        model.head.bias.fill_(bias)
+        for name, pair in weights.items():
+            model.head.weight[OBSERVATIONS.index(name)] = torch.tensor(pair)
+    return model
+
+
+def images(*grids, labels=None, content=None):
+    """Images of 4 x 4 cells of even grey; every label positive unless given."""
+    grey = np.stack(
+        [np.kron(np.array(grid, np.uint8), np.ones((8, 8), np.uint8)) for grid in grids]
+    )
+    count = len(grids)
+    whole = np.tile([0, SIZE, 0, SIZE], (count, 1)) if content is None else np.array(content)
+    every = np.ones((count, 14), np.float32) if labels is None else labels
+    return Images([f"image {n}" for n in range(count)], ["train"] * count, grey, whole, every)
+
+
+def corner(level=200):
+    grid = np.zeros((CELLS, CELLS), int)
+    grid[:2, :2] = level
+    return grid
+
+
+def by_finding(table, image=0):
+    rows = [row for row in table.to_pylist() if row["image_id"] == f"image {image}"]
+    assert [row["finding"] for row in rows] == list(FINDINGS)
+    return {row["finding"]: row for row in rows}
+
+
+def labeller(*models, thresholds=None, **settings):
+    wish = Saliency(**{"explain": "logit", **settings})
+    return PseudoLabeller([(model, PLAIN) for model in models], wish, CPU, thresholds)
+
+
+EDEMA_ONLY = classifier({"Edema": (2.0, 0.0)})
+
+
+def test_maps_and_probabilities_by_hand():
+    heat, probability, *_ = labeller(EDEMA_ONLY).explain(images(corner(204)))
+    assert heat.shape == (1, 10, CELLS, CELLS)
+    assert probability.shape == (1, 14)
+    wanted = torch.zeros(CELLS, CELLS)
+    wanted[:2, :2] = 2.0 * 0.8 / 16
+    assert torch.allclose(heat[0, EDEMA], wanted)
+    assert not heat[0, PNEUMOTHORAX].any()
+    z = 2.0 * 0.8 / 4  # a quarter of the image is at 0.8
+    assert probability[0, OBSERVATIONS.index("Edema")].item() == pytest.approx(1 / (1 + np.exp(-z)))
+    p = probability[0, OBSERVATIONS.index("Edema")]
+    scaled = labeller(EDEMA_ONLY, explain="probability").explain(images(corner(204))).heat_BKhw
+    assert torch.allclose(scaled[0, EDEMA], wanted * p * (1 - p))
+
+
+@pytest.mark.parametrize("threshold", ["otsu", 0.5])
+def test_a_mask_where_the_map_is_high(threshold):
+    table, probabilities = labeller(EDEMA_ONLY, threshold=threshold)(images(corner()))
+    assert table.schema == MASK_SCHEMA
+    assert probabilities.schema == IMAGE_SCHEMA
+    row = by_finding(table)["Edema"]
+    mask = masks.decode(row["counts"], SIZE, SIZE)
+    assert mask[:14, :14].all()
+    assert not mask[17:].any()
+    assert not mask[:, 17:].any()
+    assert (row["known"], row["allowed"], row["status"]) == (True, True, "mask")
+    assert row["peak_row"] < 16
+    assert row["peak_column"] < 16
+    if threshold == 0.5:
+        assert row["threshold"] == pytest.approx(0.5, abs=1 / 255)
+        # Across and down the map falls from 1 to 0 between the centres of two cells, 8 apart.
+        ramp = np.clip(1 - (np.arange(SIZE) - 11.5) / 8, 0, 1)
+        np.testing.assert_array_equal(mask, np.floor(255 * np.outer(ramp, ramp)) > 128)
+    p = probabilities.to_pylist()[0]["probabilities"]
+    assert p[OBSERVATIONS.index("Edema")] == pytest.approx(row["probability"])
+    assert p[OBSERVATIONS.index("Fracture")] == 0.5
+
+
+def test_a_higher_threshold_cuts_a_smaller_mask():
+    areas = []
+    for threshold in (0.1, 0.5, 0.9, 1.0):
+        table, _ = labeller(EDEMA_ONLY, threshold=threshold)(images(corner()))
+        row = by_finding(table)["Edema"]
+        areas.append(masks.area(row["counts"], SIZE, SIZE) if row["counts"] else 0)
+    assert areas == sorted(areas, reverse=True)
+    assert len(set(areas)) == 4
+    assert (row["status"], row["counts"], row["known"]) == ("empty", None, True)
+
+
+def test_thresholds_of_each_finding():
+    model = classifier({"Edema": (1.0, 0.0), "Pneumothorax": (1.0, 0.0), "Atelectasis": (1.0, 0.0)})
+    thresholds = [float("nan")] * 10
+    thresholds[EDEMA], thresholds[PNEUMOTHORAX] = 0.2, 0.8
+    tuned = labeller(model, threshold="tuned", thresholds=thresholds)
+    rows = by_finding(tuned(images(corner()))[0])
+    otsu = by_finding(labeller(model)(images(corner()))[0])
+    assert rows["Edema"]["threshold"] == pytest.approx(0.2, abs=1 / 255)
+    assert rows["Pneumothorax"]["threshold"] == pytest.approx(0.8, abs=1 / 255)
+    areas = [masks.area(rows[name]["counts"], SIZE, SIZE) for name in ("Edema", "Pneumothorax")]
+    assert areas[0] > 256 > areas[1]
+    assert rows["Atelectasis"] == otsu["Atelectasis"]  # could not be tuned
+    with pytest.raises(ValueError, match="none were given"):
+        labeller(model, threshold="tuned")
+
+
+def test_statuses_say_why_there_is_no_mask():
+    model = classifier({
+        "Edema": (1.0, 0.0), "Pneumothorax": (0.0, 1.0), "Atelectasis": (-1.0, 0.0),
+        "Lung Lesion": (float("nan"), 0.0), "Consolidation": (float("inf"), 0.0),
+    })  # fmt: skip
+    labels = np.ones((1, 14), np.float32)
+    labels[0, OBSERVATIONS.index("Cardiomegaly")] = 0
+    labels[0, OBSERVATIONS.index("Support Devices")] = -1
+    rows = by_finding(labeller(model)(images(corner(), labels=labels))[0])
+    told = {name: (row["status"], row["known"], row["allowed"]) for name, row in rows.items()}
+    assert told["Edema"] == ("mask", True, True)
+    assert told["Pneumothorax"] == ("flat", False, True)
+    assert told["Atelectasis"] == ("flat", False, True)
+    assert told["Lung Lesion"] == ("not finite", False, True)
+    assert told["Consolidation"] == ("not finite", False, True)
+    assert told["Cardiomegaly"] == ("not allowed", True, False)
+    assert told["Support Devices"] == ("not allowed", False, False)
+    for name, row in rows.items():
+        assert (row["counts"] is None) == (name != "Edema")
+        if row["status"] != "mask":
+            assert row["threshold"] is None
+    for name in ("Pneumothorax", "Atelectasis", "Lung Lesion", "Consolidation"):
+        assert rows[name]["peak_row"] is None
+        assert rows[name]["peak_column"] is None
+
+
+def test_a_broken_classifier_labels_nothing_as_empty():
+    model = classifier({"Edema": (float("nan"), 0.0)})
+    for gate in ("probability", "both"):
+        row = by_finding(labeller(model, gate=gate)(images(corner()))[0])["Edema"]
+        assert (row["known"], row["counts"]) == (False, None)
+
+
+def test_the_gate_is_asked():
+    model = classifier({"Edema": (2.0, 0.0), "Pneumothorax": (2.0, -2.0)})
+    rows = by_finding(labeller(model, gate="probability", cutoff=0.5)(images(corner()))[0])
+    assert (rows["Edema"]["allowed"], rows["Edema"]["status"]) == (True, "mask")
+    assert (rows["Pneumothorax"]["allowed"], rows["Pneumothorax"]["known"]) == (False, True)
+
+
+def test_several_models_are_averaged_before_the_cut():
+    first, second = classifier({"Edema": (1.0, 0.0)}), classifier({"Edema": (3.0, 0.0)}, bias=1.0)
+    inputs = images(corner(), corner(100))
+    each = [labeller(m).explain(inputs) for m in (first, second)]
+    heats, probabilities, *_ = zip(*each, strict=True)
+    heat, probability, *_ = labeller(first, second).explain(inputs)
+    assert torch.allclose(heat, (heats[0] + heats[1]) / 2)
+    assert torch.allclose(probability, (probabilities[0] + probabilities[1]) / 2)
+    assert not torch.allclose(probabilities[0], probabilities[1])
+    # One model alone finds nothing of Pneumothorax; the mean of both is still a map.
+    third = classifier({"Pneumothorax": (1.0, 0.0)})
+    rows = by_finding(labeller(first, third)(inputs)[0], image=1)
+    assert rows["Pneumothorax"]["status"] == rows["Edema"]["status"] == "mask"
+
+
+def test_padding_takes_no_part():
+    grid = np.full((CELLS, CELLS), 255)
+    grid[1:3] = [[100, 0, 0, 0], [0, 0, 0, 0]]
+    inputs = images(grid, content=[[8, 24, 0, 32]])
+    # Without normalisation of its own this classifier would see the padding; it is zeroed.
+    row = by_finding(labeller(EDEMA_ONLY)(inputs)[0])["Edema"]
+    mask = masks.decode(row["counts"], SIZE, SIZE)
+    assert not mask[:8].any()
+    assert not mask[24:].any()
+    assert mask[10, 2]
+    assert (8 <= row["peak_row"] < 16, row["peak_column"] < 8) == (True, True)
+
+
+def test_a_batch_is_its_images_one_by_one():
+    model = classifier({name: (0.5 + k, 0.1) for k, name in enumerate(OBSERVATIONS)})
+    rng = np.random.default_rng(0)
+    grids = [rng.integers(0, 255, (CELLS, CELLS)) for _ in range(3)]
+    labels = rng.choice([1.0, 0.0, -1.0, np.nan], (3, 14)).astype(np.float32)
+    label = labeller(model)
+    whole = label(images(*grids, labels=labels))[0].drop_columns("image_id")
+    for number, grid in enumerate(grids):
+        alone = label(images(grid, labels=labels[[number]]))[0].drop_columns("image_id")
+        same = whole.slice(10 * number, 10)
+        np.testing.assert_allclose(alone["probability"], same["probability"], rtol=1e-6)
+        assert alone.drop_columns("probability") == same.drop_columns("probability")
+
+
+def brute_force(heat, truth):
+    """Best pooled IoU of one finding over all cuts of images where it is, maps cut above t."""
+    best = -1.0
+    for level in range(255):
+        both = either = 0
+        for map_, drawn in zip(heat, truth, strict=True):
+            if not drawn.any():
+                continue
+            unit = (map_ - map_.min()) / (map_.max() - map_.min())
+            cut = np.floor(unit * 255) > level
+            both += (cut & drawn).sum()
+            either += (cut | drawn).sum()
+        best = max(best, both / either)
+    return best
+
+
+def test_tuned_thresholds_are_the_best_there_are():
+    model = classifier({"Edema": (1.0, 0.0), "Pneumothorax": (2.0, 0.0)})
+    rng = np.random.default_rng(1)
+    grids = [rng.integers(0, 255, (CELLS, CELLS)) for _ in range(4)]
+    truth = np.zeros((4, 10, SIZE, SIZE), bool)
+    truth[0, EDEMA, :12, :20] = truth[1, EDEMA, 8:30, 4:9] = True
+    truth[2, PNEUMOTHORAX, 20:, 20:] = truth[0, PNEUMOTHORAX, 3:9] = True
+    label = labeller(model, threshold="tuned", thresholds=[0.5] * 10)
+    parts = [(images(*grids[:3]), truth[:3]), (images(*grids[3:]), truth[3:])]
+    thresholds, ious = tune_thresholds(label, parts)
+    for k in (EDEMA, PNEUMOTHORAX):
+        heat = label.explain(images(*grids)).heat_BKhw
+        full = nn.functional.interpolate(heat, size=(SIZE, SIZE), mode="bilinear")[:, k].numpy()
+        assert ious[k] == pytest.approx(brute_force(full, truth[:, k]), abs=1e-6)
+        # The threshold that is returned is the one that cuts so.
+        labels = np.zeros((4, 14), np.float32)
+        labels[:, FINDING_TO_OBSERVATION[k]] = truth[:, k].any((1, 2))
+        cut = labeller(model, threshold="tuned", thresholds=thresholds)
+        rows = [
+            r
+            for r in cut(images(*grids, labels=labels))[0].to_pylist()
+            if r["finding"] == FINDINGS[k]
+        ]
+        made = np.stack([
+            masks.decode(r["counts"], SIZE, SIZE) if r["counts"] else np.zeros((SIZE, SIZE), bool)
+            for r in rows
+        ])  # fmt: skip
+        there = truth[:, k].any((1, 2))
+        pooled = (made & truth[:, k])[there].sum() / (made | truth[:, k])[there].sum()
+        assert pooled == pytest.approx(ious[k], abs=1e-6)
+    others = [k for k in range(10) if k not in (EDEMA, PNEUMOTHORAX)]
+    assert np.isnan([thresholds[k] for k in others]).all()
+    assert np.isnan([ious[k] for k in others]).all()
+
+
+def test_nothing_to_tune_on_is_said():
+    label = labeller(EDEMA_ONLY, threshold="tuned", thresholds=[0.5] * 10)
+    with pytest.raises(ValueError, match=r"no validation image has expert masks\. Add truth"):
+        tune_thresholds(label, [])
