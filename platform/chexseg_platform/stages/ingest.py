@@ -46,15 +46,18 @@ class TooManyRejected(ValueError):
     """More inputs were unusable than `data.max_rejected` allows."""
 
 
-def ingest(context: Context, data: config.Data) -> Artifact:
+def ingest(context: Context, data: config.Data, print_: str | None = None) -> Artifact:
     """Read an experiment's images and masks, or return the dataset that is there.
+
+    Args:
+        print_: the dataset's fingerprint, where the caller has worked it out already.
 
     Raises:
         BrokenTable, BrokenAnnotations, UnknownImages, PatientInTwoSplits, NoImages: before any
             image is read.
         TooManyRejected: as soon as more inputs were unusable than allowed.
     """
-    print_ = plan.dataset_print(data, context.workspace)
+    print_ = print_ or plan.dataset_print(data, context.workspace)
     return once(context.workspace, KIND, print_, partial(_ingest, context, data, print_))
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from captum.attr import GuidedBackprop, InputXGradient, Occlusion
 from chexseg_platform.models.classifier import Classifier, ClassifierSpec, build_classifier
+from chexseg_platform.saliency import captums
 from chexseg_platform.saliency.captums import NAMES, captum_maps, separate_relus
 from torch import Tensor, nn
 
@@ -23,6 +24,12 @@ def classifier() -> Classifier:
 @pytest.fixture
 def images() -> Tensor:
     return torch.randn(3, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.fixture(autouse=True)
+def wide_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of occlusion: a fifth of the passes."""
+    monkeypatch.setattr(captums, "WINDOW", 1 / 4)
 
 
 @pytest.mark.parametrize("encoder", ["resnet18", "densenet121"])
@@ -86,7 +93,7 @@ def test_guided_backprop_lets_no_negative_gradient_through() -> None:
 def test_occlusion_by_hand(classifier: Classifier, images: Tensor) -> None:
     found = captum_maps("occlusion", classifier, rows=4)(images, WANTED)
     expected = Occlusion(classifier).attribute(
-        images[2:], sliding_window_shapes=(1, 4, 4), strides=(1, 2, 2), target=13
+        images[2:], sliding_window_shapes=(1, 8, 8), strides=(1, 4, 4), target=13
     )[0, 0]
     torch.testing.assert_close(found[2, 13], expected, rtol=1e-4, atol=1e-5)
 
