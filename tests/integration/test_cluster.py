@@ -4,7 +4,9 @@ import gc
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -90,19 +92,38 @@ def test_gpus_that_are_named_are_waited_for(start: Start) -> None:
 
 
 class Fails:
+    def __init__(self, marker: Path) -> None:
+        try:
+            marker.touch(exist_ok=False)
+        except FileExistsError:
+            time.sleep(4)  # still starting when the other one fails
+
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         if 3 in batch["id"]:
             raise ConfigError("the third will not do")
         return batch
 
 
-def test_a_failed_pipeline_keeps_no_cpu_while_its_error_is_kept(idle: Callable[[], bool]) -> None:
-    pool = ray.data.ActorPoolStrategy(min_size=1, max_size=2)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_failed_pipeline_keeps_no_cpu_while_its_error_is_kept(
+    workers: int, idle: Callable[[], bool], tmp_path: Path
+) -> None:
+    pool = ray.data.ActorPoolStrategy(min_size=workers, max_size=2)
     rows = ray.data.range(6, override_num_blocks=6)
     gc.disable()
     try:
         with pytest.raises(WorkerFailed) as failed:
-            list(rows_of(rows.map_batches(Fails, batch_size=1, num_cpus=0.5, compute=pool)))
+            list(
+                rows_of(
+                    rows.map_batches(
+                        Fails,
+                        fn_constructor_args=(tmp_path / "begun",),
+                        batch_size=1,
+                        num_cpus=0.5,
+                        compute=pool,
+                    )
+                )
+            )
         assert idle()
     finally:
         gc.enable()
