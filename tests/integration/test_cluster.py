@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray.data
 from chexseg_platform.config import ConfigError
-from chexseg_platform.stages.errors import WorkerFailed, rows_of
+from chexseg_platform.stages.errors import WorkerFailed
+from chexseg_platform.stages.pools import pooled
 
 pytestmark = pytest.mark.ray
 
@@ -105,26 +105,28 @@ class Fails:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_failed_pipeline_keeps_no_cpu_while_its_error_is_kept(
+def test_a_failed_pool_keeps_no_cpu_while_its_error_is_kept(
     workers: int, idle: Callable[[], bool], tmp_path: Path
 ) -> None:
-    pool = ray.data.ActorPoolStrategy(min_size=workers, max_size=2)
-    rows = ray.data.range(6, override_num_blocks=6)
+    items = [{"id": number} for number in range(6)]
+    arguments = {"marker": tmp_path / "begun"}
     gc.disable()
     try:
         with pytest.raises(WorkerFailed) as failed:
-            list(
-                rows_of(
-                    rows.map_batches(
-                        Fails,
-                        fn_constructor_args=(tmp_path / "begun",),
-                        batch_size=1,
-                        num_cpus=0.5,
-                        compute=pool,
-                    )
-                )
-            )
+            list(pooled(items, Fails, arguments, workers=workers, cpus=0.5))
         assert idle()
     finally:
         gc.enable()
     assert str(failed.value) == "the third will not do"
+
+
+def test_a_pool_that_is_left_early_keeps_no_cpu(idle: Callable[[], bool], tmp_path: Path) -> None:
+    items = [{"id": number} for number in (7, 8, 9)]
+    rows = pooled(items, Fails, {"marker": tmp_path / "begun"}, workers=2, cpus=0.5)
+    assert next(rows)["id"] in (7, 8, 9)
+    rows.close()
+    assert idle()
+
+
+def test_nothing_to_do_starts_nothing() -> None:
+    assert list(pooled([], Fails, {}, workers=2, cpus=0.5)) == []

@@ -7,7 +7,6 @@ behind it as the cause, for `--verbose`.
 
 from __future__ import annotations
 
-import gc
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,8 +60,6 @@ def plain_errors() -> Iterator[None]:
         # of the error holds the failed task, whose callback holds its actor: it would live, and
         # keep its CPUs, as long as anyone keeps the error.
         clear_frames(error.__traceback__)
-        # An actor that was still starting is held by a circle of such callbacks.
-        gc.collect()
         raise WorkerFailed(sentence(error)) from error
 
 

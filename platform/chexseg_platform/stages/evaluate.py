@@ -12,7 +12,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray.data
 import torch
 from numpy.typing import NDArray
 
@@ -26,7 +25,7 @@ from chexseg_platform.evaluation.predictions import PredictedImage, write_predic
 from chexseg_platform.findings import FINDINGS
 from chexseg_platform.locks import making
 from chexseg_platform.stages.context import Context, Timer
-from chexseg_platform.stages.errors import rows_of
+from chexseg_platform.stages.pools import pooled
 
 KIND = plan.EVALUATION
 
@@ -88,26 +87,16 @@ def _stream(
     context: Context,
     supply: Supply,
 ) -> Iterator[Any]:
-    if not jobs:
-        return iter(())
-    gpus = 1.0 if supply.gpus else 0.0
     workers = max(1, min(int(supply.gpus or supply.cpus), len(jobs)))
-    ds: Any = ray.data.from_items([dict(job) for job in jobs], override_num_blocks=len(jobs))
-    ds = ds.map_batches(
-        CountShards,
-        fn_constructor_kwargs={
-            "methods": dict(todo),
-            "drafts": dict(drafts),
-            "dataset": dataset,
-            "split": split,
-            "threads": max(1, int(supply.cpus // workers)),
-        },
-        batch_size=1,
-        num_cpus=0.5,
-        num_gpus=gpus or None,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers),
-    )
-    return rows_of(ds)
+    arguments = {
+        "methods": dict(todo),
+        "drafts": dict(drafts),
+        "dataset": dataset,
+        "split": split,
+        "threads": max(1, int(supply.cpus // workers)),
+    }
+    gpus = 1.0 if supply.gpus else 0.0
+    return pooled(jobs, CountShards, arguments, workers=workers, cpus=0.5, gpus=gpus)
 
 
 class CountShards:

@@ -18,7 +18,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
-import ray.data
 import torch
 from numpy.typing import NDArray
 
@@ -40,8 +39,9 @@ from chexseg_platform.saliency.pseudolabel import (
 )
 from chexseg_platform.saliency.threshold import upsample
 from chexseg_platform.stages.context import Context, Timer
-from chexseg_platform.stages.errors import plain_errors, rows_of
+from chexseg_platform.stages.errors import plain_errors
 from chexseg_platform.stages.explained import choose_cases, summarise
+from chexseg_platform.stages.pools import pooled
 
 KIND = plan.PSEUDOLABELS
 COLUMNS = [
@@ -127,25 +127,18 @@ def _stream(
     if not todo:
         return
     workers, cpus, gpus = pool(context.resources, supply, len(todo))
-    ds: Any = ray.data.from_items([{"part": name} for name in todo], override_num_blocks=len(todo))
-    ds = ds.map_batches(
-        ExplainShards,
-        fn_constructor_kwargs={
-            "dataset": dataset,
-            "classifier": classifier,
-            "draft": draft,
-            "settings": settings.model_dump(),
-            "thresholds": thresholds,
-            "batch": context.resources.saliency_batch,
-            "threads": max(1, int(supply.cpus // workers)),
-            "rows": context.resources.saliency_rows,
-        },
-        batch_size=1,
-        num_cpus=cpus,
-        num_gpus=gpus or None,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers),
-    )
-    yield from rows_of(ds)
+    arguments = {
+        "dataset": dataset,
+        "classifier": classifier,
+        "draft": draft,
+        "settings": settings.model_dump(),
+        "thresholds": thresholds,
+        "batch": context.resources.saliency_batch,
+        "threads": max(1, int(supply.cpus // workers)),
+        "rows": context.resources.saliency_rows,
+    }
+    items = [{"part": name} for name in todo]
+    yield from pooled(items, ExplainShards, arguments, workers=workers, cpus=cpus, gpus=gpus)
 
 
 def pool(wish: config.Resources, supply: Supply, shards: int) -> tuple[int, float, float]:
