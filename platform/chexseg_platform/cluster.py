@@ -11,7 +11,9 @@ from __future__ import annotations
 import logging
 import math
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -122,10 +124,20 @@ def connect(wish: Resources | None = None) -> Supply:
             _join()
         else:
             _start()
+        _end_as_by_ctrl_c()
     _quiet_data()
     if wish is not None and os.environ.get("RAY_ADDRESS"):
         _wait_for(wish, supply())
     return supply()
+
+
+def _end_as_by_ctrl_c() -> None:
+    """Let SIGTERM, by which schedulers and containers end a process, do what Ctrl-C does.
+
+    Ray's own handler prints its native stack and aborts. Signals can be set by a main thread only.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def refuse_pickle_switches() -> None:

@@ -15,6 +15,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    TypeAdapter,
     ValidationError,
     field_validator,
     model_validator,
@@ -154,17 +155,62 @@ class Integrated(Section):
 
 
 CaptumMethod = Literal["deeplift", "gradient", "guided-backprop", "input-x-gradient", "occlusion"]
+SaliencyMethod = Literal["grad-cam", "integrated-gradients", CaptumMethod]
+
+
+class IRNet(Fit):
+    """Boundaries that saliency maps are spread up to (Ahn et al. 2019), learned from the maps.
+
+    The encoder stays as it is; only the branches on top learn.
+    """
+
+    optimizer: Literal["adam", "adamw"] = "adam"
+    lr: PositiveFloat = 1e-2
+    schedule: Literal["constant", "cosine"] = "cosine"
+    foreground: Fraction = 0.25
+    """Share of a map's maximum above which its pixels are surely the finding."""
+    background: Fraction = 0.10
+    """Share below which they surely are not; what lies between teaches nothing."""
+    refine: Literal["none", "guided", "dense-crf"] = "guided"
+    """How these regions are fitted to the image's edges; dense-crf: `pip install pydensecrf2`."""
+    radius: Annotated[int, Field(ge=2)] = 10
+    """Pairs of cells nearer than this are learned from; a cell is four pixels."""
+    walk_radius: Annotated[int, Field(ge=2)] = 3
+    """Cells nearer than this are joined in the random walk."""
+    beta: PositiveFloat = 5.0
+    """Power of the affinities in the walk."""
+    steps: Annotated[int, Field(ge=0)] = 8
+    """Of the walk."""
+    encoder: str | None = None
+    """Null: the classifier's."""
+    weights: str | None = "classifier"
+    """`classifier`: as it was trained; or as in `classifier.weights`."""
+    output_stride: Literal[8, 16, 32] | None = None
+    """Null: the classifier's."""
+
+    @model_validator(mode="after")
+    def _settings_agree(self) -> IRNet:
+        if self.background > self.foreground:
+            raise ValueError("background must not be above foreground")
+        if self.encoder is not None and self.weights == "classifier":
+            raise ValueError("another encoder than the classifier's cannot have its weights")
+        return self
 
 
 class Saliency(Section):
     """How a classifier's explanations become pseudo-masks."""
 
-    method: Literal["grad-cam", "integrated-gradients", CaptumMethod] = "grad-cam"
+    method: SaliencyMethod = "grad-cam"
     explain: Literal["probability", "logit"] = "probability"
     """Of grad-cam and integrated-gradients; the other methods explain the logit."""
+    features: Literal["post-relu", "pre-relu"] = "post-relu"
+    """Of grad-cam: after or before the classifier's last ReLU; before it only for DenseNets."""
     sign: Literal["positive", "absolute"] = "positive"
     """Of signed maps (all but grad-cam's): evidence for the finding, or for and against."""
     integrated: Integrated = Field(default_factory=Integrated)
+    refine: Literal["none", "irnet"] = "none"
+    """irnet: maps are spread up to the image's boundaries, which `irnet` learns from them."""
+    irnet: IRNet = Field(default_factory=IRNet)
     threshold: Literal["otsu", "tuned"] | Fraction = "otsu"
     """otsu per map; tuned per finding on the validation images; or one number for all."""
     gate: Literal["label", "probability", "both", "none"] = "label"
@@ -174,6 +220,24 @@ class Saliency(Section):
     blank: Literal["negative", "unknown"] = "negative"
     """Whether an unmentioned finding is an empty mask or an unlabelled channel."""
     splits: list[Split] = Field(default=["train", "valid", "test"], min_length=1)
+    ensemble: list[dict[str, Any]] = Field(default_factory=list)
+    """Further classifiers whose maps and probabilities are averaged with the first's: each entry
+    overrides fields of `classifier`, and may give a `seed`."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: bfloat16 autocast on a GPU, float32 elsewhere; maps are summed in float32 always."""
+    maps: Literal["none", "model", "original"] = "none"
+    """Whether maps are kept beside the masks, and where: as the model made them, or at each
+    image's original size (tens of megabytes an image)."""
+
+    @field_validator("ensemble")
+    @classmethod
+    def _fields_of_classifier(cls, ensemble: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        _check_variants(
+            ((str(number),), Classifier, {k: v for k, v in fields.items() if k != "seed"})
+            for number, fields in enumerate(ensemble)
+        )
+        TypeAdapter(list[Seed]).validate_python([fields.get("seed", 0) for fields in ensemble])
+        return ensemble
 
 
 class Segmenter(Fit):
@@ -271,8 +335,9 @@ class Resources(Section):
     """Independent trainings at a time; auto: as many as the cluster holds."""
     saliency_workers: Positive | Literal["auto"] = "auto"
     saliency_batch: Positive = 64
-    saliency_rows: Positive = 64
-    """Most images in one pass of a method that needs several an image: bounds memory."""
+    saliency_memory: PositiveFloat | Literal["auto"] = "auto"
+    """GiB that a worker's backward passes may hold, whatever the batch; auto: 2, or on a GPU half
+    of what is free when the worker starts."""
     cache: str | None = None
     """Folder on each node for decoded images; null: under the user's cache folder."""
     retries: Annotated[int, Field(ge=0)] = 3
@@ -316,9 +381,33 @@ class Experiment(Section):
         _check_variants(((name,), Segmenter, fields) for name, fields in arms.items())
         return arms
 
+    @model_validator(mode="after")
+    def _members_differ(self) -> Experiment:
+        members = [(member.classifier, member.seed) for member in self.members]
+        if any(members.count(member) > 1 for member in members):
+            raise ValueError(
+                "saliency.ensemble has the same classifier twice: give its entries other fields of "
+                "classifier, or another seed"
+            )
+        return self
+
     def arm(self, name: str) -> Segmenter:
         """Return the segmenter settings of an arm."""
         return self.variant(self.arms[name]).segmenter
+
+    @property
+    def members(self) -> tuple[Experiment, ...]:
+        """The experiment once for each classifier that is explained: its own, and the ensemble's.
+
+        They differ in `classifier` and `seed` alone.
+        """
+        return (self, *(self._member(fields) for fields in self.saliency.ensemble))
+
+    def _member(self, fields: Mapping[str, Any]) -> Experiment:
+        own = {name: value for name, value in fields.items() if name != "seed"}
+        classifier = Classifier.model_validate({**self.classifier.model_dump(), **own})
+        seed = fields.get("seed", self.seed)
+        return self.model_copy(update={"classifier": classifier, "seed": seed})
 
     def variant(self, fields: Mapping[str, Any]) -> Experiment:
         """Return the experiment with fields replaced (`swept_field`); in `augment` one by one."""

@@ -41,6 +41,7 @@ def examine(workspace: str | Path | None = None) -> list[Check]:
     A check that breaks is itself reported as a warning; nothing is raised.
     """
     from chexseg_platform import doctor_services as services
+    from chexseg_platform.data.store import cache_folder
     from chexseg_platform.tracking.stores import tracking_folder
 
     tracked = None if workspace is None else tracking_folder(workspace)
@@ -56,7 +57,7 @@ def examine(workspace: str | Path | None = None) -> list[Check]:
         lambda: [services.ray_authentication(os.environ, Path.home())],
         lambda: [services.ray_pickle(os.environ)],
         lambda: [services.ray_cluster(os.environ, ray_folder())],
-        lambda: [services.encoder_weights(os.environ, Path.home())],
+        lambda: [services.encoder_weights(cache_folder(None) / "weights")],
         lambda: services.tracking(tracked),
     ]
     if workspace is not None:

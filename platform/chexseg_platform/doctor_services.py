@@ -5,6 +5,7 @@ test can hand in its own.
 """
 
 import ast
+import base64
 import importlib.metadata
 import importlib.util
 import socket
@@ -15,7 +16,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from packaging.requirements import Requirement
 
@@ -127,14 +128,14 @@ def tracking(folder: Path | None) -> Iterator[Check]:
         yield from _waiting(folder, uri)
 
 
-def encoder_weights(environment: Mapping[str, str], home: Path) -> Check:
-    """ImageNet weights of encoders that are already on this machine; workers never download."""
-    root = Path(environment.get("HF_HOME") or home / ".cache" / "huggingface")
-    hub = Path(environment.get("HF_HUB_CACHE") or root / "hub")
-    names = sorted(path.name.split("--")[-1] for path in hub.glob("models--smp-hub--*"))
+def encoder_weights(folder: Path) -> Check:
+    """ImageNet weights of encoders that `fetch-weights` left in a folder."""
+    from chexseg_platform.models.first_weights import META
+
+    names = sorted(path.parent.name for path in folder.glob(f"*/{META}"))
     if names:
         return Check("encoder weights", "ok", f"stored: {', '.join(names)}")
-    found = f"none in {hub} (needed only for weights: imagenet)"
+    found = f"none in {folder} (needed only for weights: imagenet)"
     return Check("encoder weights", "ok", found)
 
 
@@ -166,11 +167,23 @@ def _answers(address: str, port: int) -> bool:
     return True
 
 
+def _request(uri: str) -> urllib.request.Request:
+    """A request to an address that may hold a user's name and password."""
+    parts = urlsplit(uri)
+    who, _, place = parts.netloc.rpartition("@")
+    request = urllib.request.Request(urlunsplit(parts._replace(netloc=place)))
+    if who:
+        token = base64.b64encode(unquote(who).encode()).decode()
+        request.add_header("Authorization", f"Basic {token}")
+    return request
+
+
 def _server(uri: str) -> Check:
     name, place = "tracking store", shown(uri)
     mend = "Start it or correct MLFLOW_TRACKING_URI; runs go on meanwhile and send later."
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/version", timeout=TIMEOUT) as answer:
+        request = _request(f"{uri.rstrip('/')}/version")
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
             return Check(name, "ok", f"{place} answers (MLflow {answer.read(40).decode()})")
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):

@@ -7,6 +7,7 @@ whole chain follows from the experiment file and the files that it names. That i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +17,11 @@ from chexseg_platform.data import sources
 from chexseg_platform.models import first_weights
 
 DATASET, CLASSIFIER, PSEUDOLABELS = "dataset", "classifier", "pseudolabels"
+SEEDS, BOUNDARY = "seeds", "boundary"
 SEGMENTER, EVALUATION, COMPARISON, SWEEP = "segmenter", "evaluation", "comparison", "sweep"
 VERSIONS = dict.fromkeys(
-    (DATASET, CLASSIFIER, PSEUDOLABELS, SEGMENTER, EVALUATION, COMPARISON, SWEEP), 1
+    (DATASET, CLASSIFIER, SEEDS, BOUNDARY, PSEUDOLABELS, SEGMENTER, EVALUATION, COMPARISON, SWEEP),
+    1,
 )
 """Raised when the code makes another content from the same settings."""
 
@@ -43,10 +46,15 @@ class Plan:
     """Fingerprints of everything an experiment makes, in order."""
 
     dataset: str
-    classifier: str
+    classifiers: tuple[str, ...]
     pseudolabels: str
     segmenters: tuple[tuple[Training, str], ...]
     comparison: str
+
+    @property
+    def classifier(self) -> str:
+        """The classifier that segmenters start from: the first."""
+        return self.classifiers[0]
 
     @staticmethod
     def of(experiment: Experiment, workspace: Workspace | None = None) -> Plan:
@@ -60,10 +68,10 @@ class Plan:
             NoWeights: if weights that the experiment names are not there.
         """
         dataset = dataset_print(experiment.data, workspace)
-        classifier = classifier_print(experiment, dataset)
-        pseudolabels = pseudolabels_print(experiment, dataset, classifier)
+        classifiers = classifier_prints(experiment, dataset)
+        pseudolabels = pseudolabels_print(experiment, dataset, classifiers)
         segmenters = tuple(
-            (training, segmenter_print(experiment, training, dataset, classifier, pseudolabels))
+            (training, segmenter_print(experiment, training, dataset, classifiers[0], pseudolabels))
             for training in trainings(experiment)
         )
         evaluation = experiment.evaluation
@@ -74,7 +82,7 @@ class Plan:
             pseudolabels=pseudolabels,
             evaluation=evaluation.model_dump(),
         )
-        return Plan(dataset, classifier, pseudolabels, segmenters, comparison)
+        return Plan(dataset, classifiers, pseudolabels, segmenters, comparison)
 
 
 def _print(kind: str, **content: Any) -> str:
@@ -108,14 +116,66 @@ def classifier_print(experiment: Experiment, dataset: str) -> str:
     return _print(CLASSIFIER, classifier=settings, seed=experiment.seed, dataset=dataset)
 
 
-def pseudolabels_print(experiment: Experiment, dataset: str, classifier: str) -> str:
+def classifier_prints(experiment: Experiment, dataset: str) -> tuple[str, ...]:
+    """Return the fingerprints of the classifiers that are explained, the experiment's own first."""
+    return tuple(classifier_print(member, dataset) for member in experiment.members)
+
+
+def pseudolabels_print(experiment: Experiment, dataset: str, classifiers: Sequence[str]) -> str:
+    """Return the fingerprint of pseudo-labels; settings that their method does not use are out."""
     settings: Saliency = experiment.saliency
-    unused = set() if settings.method == "integrated-gradients" else {"integrated"}
-    unused |= {"sign"} if settings.method == "grad-cam" else set()
-    content: dict[str, Any] = {"saliency": settings.model_dump(exclude=unused)}
+    content: dict[str, Any] = {"saliency": settings.model_dump(exclude=_unused(settings))}
     if settings.threshold == "tuned":
         content["tuned on"] = held(experiment)
-    return _print(PSEUDOLABELS, **content, dataset=dataset, classifier=classifier)
+    if settings.refine == "irnet":
+        content["walk"] = settings.irnet.model_dump(include=set(WALK))
+        content["boundary"] = boundary_print(experiment, dataset, classifiers)
+    return _print(PSEUDOLABELS, **content, dataset=dataset, **numbered("classifier", classifiers))
+
+
+def _unused(settings: Saliency) -> set[str]:
+    """Fields that change nothing: other methods' own, and those that have a print of their own."""
+    unused = {"ensemble", "irnet"}
+    unused |= set() if settings.method == "integrated-gradients" else {"integrated"}
+    return unused | ({"sign"} if settings.method == "grad-cam" else {"features"})
+
+
+WALK = ("walk_radius", "beta", "steps")
+SEEDING = ("foreground", "background", "refine")
+"""Fields of `saliency.irnet` that the walk takes, and those that seeds are made by."""
+CUT = {"threshold", "splits", "maps", "refine"}
+"""Fields of `saliency` that come after the maps."""
+
+
+def seeds_print(experiment: Experiment, dataset: str, classifiers: Sequence[str]) -> str:
+    """Return the fingerprint of the seeds that IRNet learns from."""
+    settings: Saliency = experiment.saliency
+    return _print(
+        SEEDS,
+        saliency=settings.model_dump(exclude=_unused(settings) | CUT),
+        seeding=settings.irnet.model_dump(include=set(SEEDING)),
+        dataset=dataset,
+        **numbered("classifier", classifiers),
+    )
+
+
+def boundary_print(experiment: Experiment, dataset: str, classifiers: Sequence[str]) -> str:
+    """Return the fingerprint of IRNet's boundary network."""
+    settings = experiment.saliency.irnet.model_dump(exclude={*WALK, *SEEDING})
+    if settings["weights"] not in (None, "imagenet", "classifier"):
+        settings["weights"] = {"sha256": first_weights.digest(settings["weights"])}
+    return _print(
+        BOUNDARY,
+        irnet=settings,
+        seed=experiment.seed,
+        seeds=seeds_print(experiment, dataset, classifiers),
+        classifier=classifiers[0],
+    )
+
+
+def numbered(name: str, prints: Sequence[str]) -> dict[str, str]:
+    """Return fingerprints by name: "classifier", and "classifier 2" on where there are several."""
+    return {name if not n else f"{name} {n + 1}": print_ for n, print_ in enumerate(prints)}
 
 
 def held(experiment: Experiment) -> dict[str, float]:
@@ -160,9 +220,24 @@ def trainings(experiment: Experiment) -> list[Training]:
     ]
 
 
+def _refining(experiment: Experiment, plan: Plan) -> list[tuple[str, str, str]]:
+    if experiment.saliency.refine == "none":
+        return []
+    prints = (experiment, plan.dataset, plan.classifiers)
+    epochs = experiment.saliency.irnet.epochs
+    return [
+        (SEEDS, seeds_print(*prints), "where maps are sure"),
+        (BOUNDARY, boundary_print(*prints), f"irnet, {epochs:g} epochs"),
+    ]
+
+
+def _fit_of(member: Experiment) -> str:
+    return f"{member.classifier.encoder}, {member.classifier.epochs:g} epochs, seed {member.seed}"
+
+
 def render(experiment: Experiment, plan: Plan, workspace: Workspace) -> str:
     """Return the plan as a person reads it: what is finished, what is to do."""
-    data, fit = experiment.data, experiment.classifier
+    data = experiment.data
     if data.phantom:
         images = data.phantom.train + data.phantom.valid + data.phantom.test
         source = f"{images:,} phantom images"
@@ -170,7 +245,11 @@ def render(experiment: Experiment, plan: Plan, workspace: Workspace) -> str:
         source = f"{len(data.tables)} table{'s' if len(data.tables) > 1 else ''}"
     rows = [
         (DATASET, plan.dataset, f"{source} at {data.size} px"),
-        (CLASSIFIER, plan.classifier, f"{fit.encoder}, {fit.epochs:g} epochs"),
+        *(
+            (CLASSIFIER, print_, _fit_of(member))
+            for print_, member in zip(plan.classifiers, experiment.members, strict=True)
+        ),
+        *_refining(experiment, plan),
         (PSEUDOLABELS, plan.pseudolabels, f"{experiment.saliency.method}"),
     ]
     for training, print_ in plan.segmenters:

@@ -52,9 +52,9 @@ def trials_of(experiment: Experiment, chain: plan.Plan) -> list[Trial]:
             name = ", ".join(f"{name} {yaml_value(value)}" for name, value in fields.items())
             point = experiment.variant(fields)
             training = Training(name, point.segmenter, seed)
-            classifier = plan.classifier_print(point, chain.dataset)
-            pseudolabels = plan.pseudolabels_print(point, chain.dataset, classifier)
-            print_ = plan.segmenter_print(point, training, chain.dataset, classifier, pseudolabels)
+            known = plan.classifier_prints(point, chain.dataset)
+            pseudolabels = plan.pseudolabels_print(point, chain.dataset, known)
+            print_ = plan.segmenter_print(point, training, chain.dataset, known[0], pseudolabels)
             trials.append(Trial(name, fields, point, training, pseudolabels, print_))
     return trials
 

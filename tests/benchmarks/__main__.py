@@ -2,7 +2,8 @@
 
     python -m tests.benchmarks [NAME ...] [--threads N] [--out benchmarks.json]
 
-Each takes about a minute on two idle cores. Figures taken beside other work are worth little.
+Most take a minute or three on two idle cores, `job` a quarter of an hour.
+Figures taken beside other work are worth little.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from chexseg_platform.cluster import disconnect
 from tests.benchmarks.harness import Row, cores, machine, save, table
 from tests.benchmarks.material import Place
 
-NAMES = ("masks", "phantom", "ingest", "saliency", "classifier", "segmenter")
+NAMES = (
+    "masks", "phantom", "ingest", "saliency", "classifier", "segmenter",
+    "gradcam", "integrated", "walk", "thresholds", "job",
+)  # fmt: skip
 
 
 def main() -> None:

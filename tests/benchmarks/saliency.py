@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from chexseg_platform import config
 from chexseg_platform.artifacts import Artifact
-from chexseg_platform.stages.explain import ExplainShards, batches, explain, load_models, read_rows
+from chexseg_platform.stages.explain import Models, explain
+from chexseg_platform.stages.models import load_models
+from chexseg_platform.stages.shards import LabelShards, batches, read_rows
 
 from tests.benchmarks.harness import Row, compare, rate_of
 from tests.benchmarks.material import Place
@@ -46,10 +48,10 @@ def _labelled(
     images = dataset.part(shard).rows or 0
     numbers, workspace = count(), place.context().workspace
 
-    def labeller() -> ExplainShards:
+    def labeller() -> LabelShards:
         draft = workspace.draft("pseudolabels", f"{classifier.fingerprint}-{next(numbers)}")
-        settings = config.Saliency().model_dump()
-        return ExplainShards(dataset, classifier, draft, settings, None, batch, place.threads)
+        work = Models(config.Saliency(), (classifier,)).work()
+        return LabelShards(work, dataset, draft, batch, place.threads)
 
     def ours() -> float:
         actor = labeller()
@@ -90,6 +92,6 @@ def _job(place: Place, name: str, dataset: Artifact, classifier: Artifact) -> Ro
     total = sum(part.rows or 0 for part in dataset.parts("rows/"))
     return Row(
         name=name,
-        ours=rate_of(total, lambda: explain(context, experiment, dataset, classifier)),
+        ours=rate_of(total, lambda: explain(context, experiment, dataset, [classifier])),
         unit="images/s",
     )

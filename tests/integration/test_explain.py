@@ -2,43 +2,62 @@
 
 import io
 import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import torch
+from chexseg_platform.artifacts import Workspace
+from chexseg_platform.cli import main
 from chexseg_platform.config import Saliency
 from chexseg_platform.findings import FINDINGS
 from chexseg_platform.saliency.pseudolabel import PseudoLabeller
 from chexseg_platform.stages import explain as stage
+from chexseg_platform.stages import shards
 from chexseg_platform.stages.explained import choose_cases, describe_localization
+from chexseg_platform.stages.models import load_models
+from click.testing import CliRunner
 from PIL import Image
 
 pytestmark = pytest.mark.ray
 
+NODES = """
+import sys
+from ray.cluster_utils import Cluster
+small = {"object_store_memory": 100 << 20}
+cluster = Cluster(
+    initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, **small}
+)
+node = cluster.add_node(num_cpus=2, **small)
+print(cluster.address, flush=True)
+sys.stdin.readline()
+cluster.remove_node(node, allow_graceful=False)
+sys.stdin.readline()
+cluster.shutdown()
+"""
 SLOW = """
 import sys, time
 from pathlib import Path
 from chexseg_platform.artifacts import Workspace
 from chexseg_platform.configfile import load
-from chexseg_platform.stages import explain
+from chexseg_platform.stages import explain, shards
 from chexseg_platform.stages.context import Context
 
-class Slow(explain.ExplainShards):
+class Slow(shards.LabelShards):
     def _shard(self, name):
         answer = super()._shard(name)
         time.sleep(2)
         return answer
 
-explain.ExplainShards = Slow
+shards.LabelShards = Slow
 file, finished, workspace, dataset, classifier = sys.argv[1:]
 experiment = load(file).experiment
 inputs = Workspace(finished)
@@ -46,7 +65,7 @@ explain.explain(
     Context(Workspace(workspace), experiment.resources),
     experiment,
     inputs.find("dataset", dataset),
-    inputs.find("classifier", classifier),
+    [inputs.find("classifier", classifier)],
 )
 """
 
@@ -66,55 +85,127 @@ def settled(draft: Path) -> set[str]:
     return seen
 
 
+@pytest.fixture
+def job(
+    finished: Any, experiment_file: Path, tmp_path: Path
+) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Start the same pseudo-labels anew, slowly, in a process and a workspace of their own."""
+    begun: list[subprocess.Popen[bytes]] = []
+
+    def start(**environment: str) -> subprocess.Popen[bytes]:
+        script = tmp_path / "slow.py"
+        script.write_text(SLOW)
+        prints = (finished.chain.dataset, finished.chain.classifier)
+        places = (str(experiment_file), str(finished.folder), str(tmp_path / "ws"))
+        with (tmp_path / "log").open("wb") as log:
+            begun.append(
+                subprocess.Popen(
+                    [sys.executable, str(script), *places, *prints],
+                    stdout=log, stderr=log, env=os.environ | environment,
+                )
+            )  # fmt: skip
+        return begun[0]
+
+    yield start
+    for process in begun:
+        process.kill()
+        process.wait()
+
+
+def wait_for_a_part(draft: Path, job: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 150
+    while not receipts(draft) and job.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert job.poll() is None, (draft.parents[2] / "log").read_text()[-2000:]
+
+
+def same(finished: Any, workspace: Path) -> None:
+    """The artifact of a workspace is the undisturbed one."""
+    undisturbed = finished.pseudolabels
+    again = Workspace(workspace).find("pseudolabels", undisturbed.fingerprint)
+    assert again is not None
+    digests = {part.name: part.sha256 for part in undisturbed.parts()}
+    assert {part.name: part.sha256 for part in again.parts()} == digests
+
+
 def test_a_killed_job_loses_nothing(
     finished: Any,
-    experiment_file: Path,
     tmp_path: Path,
+    job: Callable[..., subprocess.Popen[bytes]],
     new_context: Callable[[Path], Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     undisturbed, total = finished.pseudolabels, len(finished.dataset.parts("rows/"))
     assert total == 5
-    script, folder = tmp_path / "slow.py", tmp_path / "ws"
-    script.write_text(SLOW)
-    draft = folder / "pseudolabels" / undisturbed.fingerprint
-    prints = (finished.chain.dataset, finished.chain.classifier)
-    command = [sys.executable, str(script), str(experiment_file), str(finished.folder)]
-    with (tmp_path / "log").open("wb") as log:
-        job = subprocess.Popen([*command, str(folder), *prints], stdout=log, stderr=log)
-    deadline = time.monotonic() + 150
-    while not receipts(draft) and job.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert job.poll() is None, (tmp_path / "log").read_text()[-2000:]
-    os.kill(job.pid, signal.SIGKILL)
-    job.wait()
+    draft = tmp_path / "ws" / "pseudolabels" / undisturbed.fingerprint
+    running = job()
+    wait_for_a_part(draft, running)
+    running.kill()
+    running.wait()
     done = settled(draft)
     assert 0 < len(done) < total, "the kill came in the middle"
     assert not (draft / "artifact.json").exists()
 
     asked: list[str] = []
-    plain = stage._stream
+    plain = shards._stream
     monkeypatch.setattr(
-        stage, "_stream", lambda todo, *rest: (asked.extend(todo), plain(todo, *rest))[1]
+        shards, "_stream", lambda todo, *rest: (asked.extend(todo), plain(todo, *rest))[1]
     )
-    context = new_context(folder)
-    again = stage.explain(context, finished.experiment, finished.dataset, finished.classifier)
+    context = new_context(tmp_path / "ws")
+    again = stage.explain(context, finished.experiment, finished.dataset, [finished.classifier])
     assert {name.rpartition("/")[2] for name in asked}.isdisjoint(done)
     assert len(asked) == total - len(done)
-    digests = {part.name: part.sha256 for part in undisturbed.parts()}
-    assert {part.name: part.sha256 for part in again.parts()} == digests
     assert again.summary == undisturbed.summary
+    same(finished, tmp_path / "ws")
+
+
+def test_a_killed_worker_costs_a_part(
+    finished: Any, tmp_path: Path, job: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    draft = tmp_path / "ws" / "pseudolabels" / finished.pseudolabels.fingerprint
+    running = job()
+    wait_for_a_part(draft, running)
+    workers = [
+        child
+        for child in psutil.Process(running.pid).children(recursive=True)
+        if "PoolWorker" in " ".join(child.cmdline())
+    ]
+    assert workers
+    workers[0].kill()
+    assert running.wait(timeout=240) == 0, (tmp_path / "log").read_text()[-2000:]
+    same(finished, tmp_path / "ws")
+
+
+def test_a_lost_node_costs_its_parts(
+    finished: Any, tmp_path: Path, job: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    draft = tmp_path / "ws" / "pseudolabels" / finished.pseudolabels.fingerprint
+    pipe = subprocess.PIPE
+    nodes = subprocess.Popen(
+        [sys.executable, "-u", "-c", NODES], stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL,
+        text=True,
+    )  # fmt: skip
+    try:
+        running = job(RAY_ADDRESS=nodes.stdout.readline().strip())
+        wait_for_a_part(draft, running)
+        nodes.stdin.write("remove\n")
+        nodes.stdin.flush()
+        assert running.wait(timeout=240) == 0, (tmp_path / "log").read_text()[-2000:]
+        same(finished, tmp_path / "ws")
+    finally:
+        nodes.kill()
+        nodes.communicate()
 
 
 def test_equals_a_plain_loop(finished: Any) -> None:
     settings: Saliency = finished.experiment.saliency
-    models = stage.load_models(finished.classifier)
+    models = load_models(finished.classifier)
     label = PseudoLabeller(models, settings, torch.device("cpu"))
     size = int(finished.dataset.summary["size"])
     made = [
         label(images)
         for part in finished.dataset.parts("rows/")
-        for images, _ in stage.batches(stage.read_rows(finished.dataset, part.name), size, 64)
+        for images, _ in shards.batches(shards.read_rows(finished.dataset, part.name), size, 64)
     ]
     masks = pa.concat_tables([table for table, _ in made])
     on_ray = finished.pseudolabels.tables("masks/")
@@ -159,10 +250,11 @@ def test_pools_leave_room_for_the_tasks_that_feed_them() -> None:
     from chexseg_platform.config import Resources
 
     for cpus in (1.0, 2.0, 16.0):
-        workers, each, _ = stage.pool(Resources(), Supply(cpus, 0, cpus, 0), shards=100)
+        workers, each, _ = shards.pool(Resources(), Supply(cpus, 0, cpus, 0), shards=100)
         assert workers >= 1
         assert workers * each < cpus or cpus == 1.0
-    assert stage.pool(Resources(), Supply(64, 4, 16, 1), shards=3) == (3, 0.5, 1.0)
+    assert shards.pool(Resources(), Supply(64, 4, 16, 1), shards=30) == (8, 0.5, 0.5)
+    assert shards.pool(Resources(), Supply(64, 4, 16, 1), shards=3) == (3, 0.5, 0.5)
 
 
 def test_integrated_gradients_are_a_method_of_the_same_job(
@@ -177,7 +269,7 @@ def test_integrated_gradients_are_a_method_of_the_same_job(
         }
     )
     context = new_context(tmp_path / "ws")
-    made = stage.explain(context, experiment, finished.dataset, finished.classifier)
+    made = stage.explain(context, experiment, finished.dataset, [finished.classifier])
     assert made.fingerprint != finished.pseudolabels.fingerprint
     rows = made.tables("masks/").to_pylist()
     assert {row["split"] for row in rows} == {"valid"}
@@ -188,3 +280,49 @@ def test_integrated_gradients_are_a_method_of_the_same_job(
     assert located
     assert all(0 <= item["hit"] <= 1 and item["images"] > 0 for item in located)
     assert "hit rate" in describe_localization(made.summary)
+
+
+def test_methods_are_compared_and_maps_are_drawn(
+    finished: Any, tmp_path: Path, experiment_file: Path
+) -> None:
+    folder = finished.copy(tmp_path / "ws").folder
+    result = CliRunner().invoke(
+        main,
+        [
+            "explain", str(experiment_file), "--workspace", str(folder), "--overlays", "2",
+            "--compare", "grad-cam,grad-cam+irnet", "--num-workers", "1", "--batch-size", "7",
+            "--set", "saliency.irnet.epochs=1", "--set", "saliency.irnet.radius=3",
+        ],
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "grad-cam+irnet" in result.output
+    assert "Paired differences" in result.output
+    assert "The best pooled mIoU on validation has" in result.output
+    workspace = finished.context.workspace.__class__(folder)
+    refined = [
+        a for a in workspace.artifacts("pseudolabels") if a.manifest["config"]["refine"] == "irnet"
+    ]
+    assert len(refined) == 1
+    (boundary,) = workspace.artifacts("boundary")
+    assert refined[0].manifest["inputs"]["boundary"] == boundary.fingerprint
+    assert 0 < boundary.summary["best"]["score"] < 1
+    (seeds,) = workspace.artifacts("seeds")
+    assert seeds.summary["foreground"] > 0
+    assert {row["split"] for row in refined[0].tables("masks/").to_pylist()} == {"valid"}
+    pages = sorted(path.name for path in (folder / "pages" / refined[0].fingerprint).iterdir())
+    assert pages[0] == "saliency-01.png"
+    assert len(pages) <= 2
+
+
+def test_an_ensemble_is_averaged_in_one_pass(
+    finished: Any, tmp_path: Path, new_context: Callable[[Path], Any]
+) -> None:
+    experiment = finished.experiment.variant({"saliency.ensemble": [{"seed": 99}]})
+    twice = [finished.classifier, finished.classifier]
+    context = new_context(tmp_path / "ws")
+    made = stage.explain(context, experiment, finished.dataset, twice)
+    assert set(made.manifest["inputs"]) == {"dataset", "classifier", "classifier 2"}
+    alone = finished.pseudolabels
+    assert (
+        made.tables("masks/")["counts"].to_pylist() == alone.tables("masks/")["counts"].to_pylist()
+    )

@@ -5,6 +5,7 @@ from chexseg_platform.config import (
     Data,
     Evaluation,
     Experiment,
+    IRNet,
     Phantom,
     Resources,
     Segmenter,
@@ -193,3 +194,47 @@ def test_names_of_arms_that_the_comparison_cannot_carry(name: str) -> None:
 def test_validation_images_cannot_be_evaluated_on():
     with pytest.raises(ValidationError, match="test"):
         Evaluation(split="valid")
+
+
+def ensemble(*entries: dict) -> Experiment:
+    data = {"phantom": {"train": 4}, "size": 64}
+    fields = {"name": "e", "data": data, "saliency": {"ensemble": list(entries)}}
+    return Experiment.model_validate(fields)
+
+
+def test_members_of_an_ensemble_differ_in_classifier_and_seed() -> None:
+    made = ensemble({"encoder": "resnet18", "epochs": 1.0}, {"seed": 5})
+    assert [m.classifier.encoder for m in made.members] == [
+        "densenet121",
+        "resnet18",
+        "densenet121",
+    ]
+    assert [m.seed for m in made.members] == [17, 17, 5]
+    assert made.members[1].classifier.epochs == 1.0
+    assert made.members[1].segmenter == made.segmenter
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        ([{"encodr": "resnet18"}], "encodr"),
+        ([{"seed": -1}], "greater than or equal to 0"),
+        ([{}], "the same classifier twice"),
+        ([{"seed": 3}, {"seed": 3}], "the same classifier twice"),
+    ],
+)
+def test_an_ensemble_that_makes_no_sense(entries: list[dict], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        ensemble(*entries)
+
+
+def test_boundaries_are_learned_from_regions_that_do_not_overlap():
+    assert IRNet(foreground=0.3, background=0.3).refine == "guided"
+    with pytest.raises(ValidationError, match="background must not be above foreground"):
+        IRNet(foreground=0.1, background=0.2)
+    with pytest.raises(ValidationError, match="cannot have its weights"):
+        IRNet(encoder="resnet18")
+    assert IRNet(encoder="resnet18", weights=None).output_stride is None
+    for wrong in ({"radius": 1}, {"walk_radius": 1}, {"beta": 0.0}, {"refine": "crf"}):
+        with pytest.raises(ValidationError):
+            IRNet.model_validate(wrong)

@@ -1,5 +1,6 @@
 """The check-up finds what is planted, says how to mend it, and imports nothing heavy."""
 
+import base64
 import http.server
 import os
 import socket
@@ -190,10 +191,33 @@ def test_ray_cluster_alive_gone_and_none(tmp_path: Path) -> None:
 
 
 def test_stored_weights(tmp_path: Path) -> None:
-    assert "none" in services.encoder_weights({}, tmp_path).found
-    (tmp_path / "hub" / "models--smp-hub--resnet18.imagenet").mkdir(parents=True)
-    check = services.encoder_weights({"HF_HOME": str(tmp_path)}, tmp_path)
-    assert check.found == "stored: resnet18.imagenet"
+    assert "none" in services.encoder_weights(tmp_path).found
+    (tmp_path / "resnet18").mkdir()
+    (tmp_path / "resnet18" / "model.json").write_text("{}")
+    assert services.encoder_weights(tmp_path).found == "stored: resnet18"
+
+
+def test_a_server_behind_a_password_is_asked_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str | None] = []
+
+    class Server(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.headers["Authorization"])
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"3.17.2")
+
+        def log_message(self, *_: object) -> None: ...
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Server) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        place = f"127.0.0.1:{server.server_port}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:s%40cret@{place}")
+        (check,) = services.tracking(None)
+        thread.join()
+    assert (check.state, "cret" in check.found) == ("ok", False)
+    assert asked == ["Basic " + base64.b64encode(b"me:s@cret").decode()]
 
 
 def store_state(workspace: Path) -> tuple[str, str]:

@@ -15,9 +15,11 @@ from chexseg_platform.models.first_weights import NoWeights
 from chexseg_platform.plan import (
     READERS,
     Plan,
+    boundary_print,
     dataset_print,
     evaluation_print,
     render,
+    seeds_print,
     trainings,
 )
 
@@ -204,3 +206,38 @@ def test_the_plan_as_a_person_reads_it(tmp_path):
     assert "mix, seed 0: p = 0.9, 12 masks, 20 epochs" in lines[4]
     assert plan.comparison[:8] in lines[5]
     assert len(lines) == 6
+
+
+def test_an_ensemble_and_refined_maps_are_other_pseudo_labels():
+    plain = Plan.of(experiment())
+    several = Plan.of(experiment(saliency={"ensemble": [{"seed": 3}]}))
+    assert several.classifiers[0] == plain.classifier
+    assert len(set(several.classifiers)) == 2
+    refined = Plan.of(experiment(saliency={"refine": "irnet"}))
+    walked = Plan.of(experiment(saliency={"refine": "irnet", "irnet": {"steps": 4}}))
+    learned = Plan.of(experiment(saliency={"refine": "irnet", "irnet": {"lr": 0.1}}))
+    prints = {p.pseudolabels for p in (plain, several, refined, walked, learned)}
+    assert len(prints) == 5
+    # Settings of what is not used change nothing.
+    unused = Plan.of(experiment(saliency={"irnet": {"lr": 0.1}, "integrated": {"steps": 3}}))
+    assert unused == plain
+
+
+def test_the_walk_is_no_part_of_what_it_walks_over():
+    def prints(**irnet):
+        made = experiment(saliency={"refine": "irnet", "threshold": 0.4, "irnet": irnet})
+        args = (made, "d", ("c",))
+        return seeds_print(*args), boundary_print(*args)
+
+    before = prints()
+    assert prints(steps=4, beta=2.0) == before
+    assert prints(foreground=0.5)[0] != before[0]
+    assert prints(lr=0.5)[0] == before[0]
+    assert prints(lr=0.5)[1] != before[1]
+
+
+def test_the_plan_names_what_refines(tmp_path):
+    made = experiment(saliency={"refine": "irnet", "ensemble": [{"seed": 3}]})
+    lines = render(made, Plan.of(made), Workspace(tmp_path)).splitlines()
+    kinds = [line.split()[2] for line in lines[1:]]
+    assert kinds[:6] == ["dataset", "classifier", "classifier", "seeds", "boundary", "pseudolabels"]

@@ -237,6 +237,38 @@ def test_first_weights_are_tried_on_without_reading_them(phantom: Path, tmp_path
         assert said in text
 
 
+@pytest.mark.parametrize(
+    ("saliency", "said"),
+    [
+        ({"features": "pre-relu"}, "saliency.features: resnet18 ends after its last ReLU"),
+        (
+            {"ensemble": [{"encoder": "resnet19"}]},
+            "saliency.ensemble.classifier.encoder: 'resnet19'",
+        ),
+        (
+            {"ensemble": [{"encoder": "densenet121", "output_stride": 8}]},
+            "saliency.ensemble.classifier.encoder: densenet121 cannot keep",
+        ),
+        (
+            {"refine": "irnet", "irnet": {"encoder": "resnet19", "weights": None}},
+            "saliency.irnet.encoder: 'resnet19'",
+        ),
+        ({"refine": "irnet", "irnet": {"weights": "imagenet"}}, "saliency.irnet.weights: "),
+        ({"features": "pre-relu", "method": "gradient"}, ""),
+        ({"refine": "irnet"}, ""),
+    ],
+)
+def test_what_explains_is_built_once(
+    saliency: dict[str, object], said: str, phantom: Path, tmp_path: Path
+) -> None:
+    wish = experiment(tables(phantom)).model_copy(
+        update={"saliency": Saliency.model_validate(saliency)}
+    )
+    text = fatal(wish, tmp_path)
+    assert said in text
+    assert bool(text) == bool(said)
+
+
 def test_two_arms_of_the_same_settings_are_noted(phantom: Path, tmp_path: Path) -> None:
     wish = experiment(tables(phantom)).model_copy(update={"arms": {"a": {}, "b": {}}})
     found = check(wish, Workspace(tmp_path / "w"), tmp_path)

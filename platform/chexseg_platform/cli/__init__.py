@@ -155,7 +155,61 @@ def _stage_command(name: str, help_: str) -> None:
 
 _stage_command("ingest", "Read an experiment's images and masks into a dataset.")
 _stage_command("classify", "Train an experiment's classifier.")
-_stage_command("explain", "Turn a classifier's saliency into pseudo-masks.")
+
+
+@main.command()
+@experiment_argument
+@options(set_option, workspace_option, tracking_option)
+@click.option("--num-workers", type=click.IntRange(1), help="Default: one a GPU, or one a CPU.")
+@click.option("--batch-size", type=click.IntRange(1), help="Images at a time. Default: 64.")
+@click.option("--overlays", type=click.IntRange(0), default=0, help="Pages of maps to draw.")
+@click.option(
+    "--compare",
+    "compared",
+    metavar="METHOD,...",
+    help="Only compare saliency methods with the experts' masks of validation images, "
+    "e.g. grad-cam,integrated-gradients,deeplift.",
+)
+@sentences
+def explain(
+    experiment: str,
+    overrides: Sequence[str],
+    workspace: str,
+    no_tracking: bool,
+    num_workers: int | None,
+    batch_size: int | None,
+    overlays: int,
+    compared: str | None,
+) -> None:
+    """Turn a classifier's saliency into pseudo-masks.
+
+    Or compare saliency methods before one is chosen: see --compare.
+    """
+    from chexseg_platform.plan import Plan
+    from chexseg_platform.stages.experiment import run_explain
+    from chexseg_platform.stages.methods import parse
+
+    methods = [] if compared is None else parse(compared)
+    wishes = {"saliency_workers": num_workers, "saliency_batch": batch_size}
+    given = [f"resources.{name}={value}" for name, value in wishes.items() if value is not None]
+    loaded, context = open_experiment(experiment, [*overrides, *given], workspace)
+    stop_on_problems(loaded, context)
+    chain = Plan.of(loaded.experiment, context.workspace)
+    with cluster(), tracker_of(loaded, context, no_tracking) as tracker:
+        made = run_explain(
+            context,
+            loaded.experiment,
+            chain,
+            tracker,
+            click.echo,
+            pages=overlays,
+            methods=methods,
+        )
+    if made is not None:
+        click.echo(f"{made.kind}  {made.uri}")
+    say_where_to_look(workspace, no_tracking)
+
+
 _stage_command("segment", "Train every arm's segmenters.")
 _stage_command("evaluate", "Count every method's masks against the experts'.")
 

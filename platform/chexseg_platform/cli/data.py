@@ -37,6 +37,8 @@ def phantom(out: Path, train: int, valid: int, test: int, size: int, seed: int) 
     from chexseg_platform.data.phantom import write_phantom
     from chexseg_platform.progress import Progress
 
+    if train + valid + test == 0:
+        raise click.UsageError("nothing to draw: give --train, --valid or --test a number above 0")
     with Progress("phantom", train + valid + test, "images") as progress:
         write_phantom(
             out,

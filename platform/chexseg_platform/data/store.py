@@ -7,6 +7,7 @@ operating system then shares among all workers and pages in and out as memory al
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -120,7 +121,7 @@ def open_store(
         CorruptArtifact: if a part of the dataset is damaged.
         OSError: if the cache folder cannot be written or is full.
     """
-    folder = cache / dataset.fingerprint
+    folder = cache / f"{dataset.fingerprint}-{_content(dataset)}"
     folder.mkdir(parents=True, exist_ok=True)
     size = int(dataset.summary["size"])
     pixels = folder / "images.u8"
@@ -137,6 +138,16 @@ def open_store(
         for drawn in table["small_masks"].to_pylist()
     )
     return Store(images, table.drop_columns("small_masks"), size, small)
+
+
+def _content(dataset: Artifact) -> str:
+    """Return 8 hex digits of the shards' checksums.
+
+    The cache outlives workspaces, and a fingerprint does not cover every image's bytes: two
+    artifacts of one fingerprint may differ where images were changed in place.
+    """
+    sums = "".join(part.sha256 for part in dataset.parts("rows/"))
+    return hashlib.sha256(sums.encode()).hexdigest()[:8]
 
 
 def _unpack(dataset: Artifact, pixels: Path, progress: Callable[[int, int], None] | None) -> None:

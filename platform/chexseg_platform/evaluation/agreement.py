@@ -74,7 +74,6 @@ def reaches(method: Estimate, readers: Estimate, gap: Estimate, how: Reach = "me
     """
     if how == "paired":
         return gap.high is not None and gap.high >= 0
-    line = readers.value if how == "mean" else readers.low
-    if method.high is None or line is None or np.isnan(line):
+    if method.high is None or readers.low is None:
         return False
-    return method.high >= line
+    return method.high >= (readers.value if how == "mean" else readers.low)

@@ -102,11 +102,23 @@ def _weighted(values: np.ndarray, draws: Resampling) -> np.ndarray:
 
 
 def replicates(cube: CountCube, metric: str, draws: Resampling) -> np.ndarray:
-    """A metric of each method, seeds averaged: float64 (1 + B, M, K), row 0 the data."""
+    """A metric of each method, seeds averaged: float64 (1 + B, M, K), row 0 the data.
+
+    A resample without an image on which the truth shows a finding says nothing of it, whatever a
+    method draws (rule 5 of `iou.py`): NaN for every method alike.
+    """
     values = replicate(METRICS[metric](cube), draws)
-    return np.stack(
-        [mean_defined(values[:, _runs_of(cube, name)], axis=1) for name in cube.methods], axis=1
-    )
+    means = [mean_defined(values[:, _runs_of(cube, name)], axis=1) for name in cube.methods]
+    shown = _shown(cube, draws)[:, None]
+    return np.where(shown, np.stack(means, axis=1), np.nan)
+
+
+def _shown(cube: CountCube, draws: Resampling) -> np.ndarray:
+    """Whether the truth shows each finding on an image of each resample: bool (1 + B, K)."""
+    there = (cube.known & (cube.truth > 0)).any(axis=0)
+    by_cluster = np.zeros((draws.clusters, len(cube.findings)))
+    np.add.at(by_cluster, draws.codes, there)
+    return draws.weights @ by_cluster > 0
 
 
 def support(cube: CountCube, metric: str, draws: Resampling) -> np.ndarray:

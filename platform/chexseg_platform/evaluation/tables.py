@@ -21,6 +21,8 @@ SHOWN = ("iou_present", "iou_union", "iou_pooled", "hit_rate")
 """Metrics of the text and Markdown tables; JSON and CSV hold all."""
 
 NOTHING = "–"
+FEW = 0.05
+"""Share of resamples that an interval may do without before the table says so."""
 
 REACH_RULE = "upper end of its interval at or above their mean"
 
@@ -101,7 +103,19 @@ def _score_block(comparison: Comparison, metric: str, width: int) -> str:
     rule = "─" * max(map(len, lines))
     body = [lines[0], rule, *lines[1 : 1 + len(comparison.findings)], rule]
     body += lines[1 + len(comparison.findings) :]
-    return "\n".join([TITLES[metric], *body, *_averaged_notes(comparison, metric)])
+    left_out = max(scores[method].findings[-1].undefined for method in scores)
+    notes = [*_averaged_notes(comparison, metric), *_left_out(comparison, left_out)]
+    return "\n".join([TITLES[metric], *body, *notes])
+
+
+def _left_out(comparison: Comparison, undefined: int) -> list[str]:
+    """Say how many resamples an interval of means does without, where it is not just a few."""
+    if undefined <= FEW * comparison.resamples:
+        return []
+    return [
+        f"Intervals of the mean leave out up to {undefined:,} of {comparison.resamples:,} "
+        "resamples, which lack one of its findings: they are of the others only."
+    ]
 
 
 def _rows(comparison: Comparison) -> list[tuple[str, int | None]]:
@@ -129,6 +143,13 @@ def _gain_block(comparison: Comparison) -> str:
         rows.append(["", "gain", *(percent_cell(g.relative[-1]) for g in gains)])
     header = [f"{comparison.roles.proposed} against", "", *(SHORT[metric] for metric in shown)]
     lines = grid(header, rows, left=2)
+    most = max(
+        estimate.undefined
+        for metric in shown
+        for gain in comparison.gains[metric]
+        for estimate in (gain.absolute[-1], gain.relative[-1])
+    )
+    lines += _left_out(comparison, most)
     title = "Paired differences of means over the findings that both methods have"
     return "\n".join([title, lines[0], "─" * max(map(len, lines)), *lines[1:]])
 
@@ -141,6 +162,7 @@ def _radiologist_block(comparison: Comparison) -> str:
         lines += [
             f"  {SHORT[m]}  {percent_cell(comparison.gap_closed[m], sign=False)}" for m in shown
         ]
+        lines += _left_out(comparison, max(comparison.gap_closed[m].undefined for m in shown))
     if any(comparison.reached[metric] for metric in shown):
         lines.append(f"{roles.proposed} reaches {roles.readers} ({REACH_RULE})")
         for metric in shown:

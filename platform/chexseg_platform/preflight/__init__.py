@@ -50,6 +50,8 @@ def check(
         lambda: _disk(experiment, workspace),
     ):
         problems.extend(_guarded(step))
+    # Several arms may share one mistake.
+    problems = list(dict.fromkeys(problems))
     return shorten(problems, workspace.storage, f"check/{experiment.name}.txt")
 
 

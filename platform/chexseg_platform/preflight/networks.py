@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,15 @@ from torch import nn
 
 from chexseg_platform.config import Experiment, Segmenter, Tune, swept_field
 from chexseg_platform.models import checkpoints, first_weights, segmenter
+from chexseg_platform.models.boundary import build_boundary
 from chexseg_platform.models.classifier import Classifier, build_classifier
 from chexseg_platform.models.encoder import UnknownEncoder, UnsuitableEncoder
 from chexseg_platform.preflight.problems import Problem
-from chexseg_platform.training import classification, segmentation
+from chexseg_platform.saliency import gradcam
+from chexseg_platform.training import boundary, classification, segmentation
 
 STARTS = ("random", "imagenet", "classifier")
+ENSEMBLE = "saliency.ensemble"
 FIELDS: tuple[tuple[type[Exception], str], ...] = (
     (UnknownEncoder, "encoder"),
     (UnsuitableEncoder, "encoder"),
@@ -79,12 +83,13 @@ def check_networks(
     """
     classifiers: dict[str, Classifier | None] = {}
     seen: set[str] = set()
-    for item in (Wanted("", {}, experiment), *wanted):
+    for item in (*_explained(experiment), *wanted):
         key = _classifier_key(item)
         if key not in classifiers:
             classifiers[key] = None
             yield from _classifier(item, classifiers, weights)
-        if not item.place:
+        yield from _boundary(item, seen, weights)
+        if item.place in ("", ENSEMBLE):
             continue
         settings = item.settings
         start = f"{settings.init} {key if settings.init == 'classifier' else ''}"
@@ -92,6 +97,14 @@ def check_networks(
         if network not in seen:
             seen.add(network)
             yield from _segmenter(item, classifiers[key], weights)
+
+
+def _explained(experiment: Experiment) -> Iterator[Wanted]:
+    """Yield the experiment itself, and with the classifier of each further member."""
+    entries: list[Mapping[str, Any]] = [{}, *experiment.saliency.ensemble]
+    for fields, member in zip(entries, experiment.members, strict=True):
+        prefixed = {f"classifier.{name}": value for name, value in fields.items()}
+        yield Wanted(ENSEMBLE if fields else "", prefixed, member)
 
 
 def _classifier_key(item: Wanted) -> str:
@@ -104,12 +117,47 @@ def _classifier(
 ) -> Iterator[Problem]:
     wish = item.experiment.classifier
     try:
-        built[_classifier_key(item)] = build_classifier(classification.spec_of(wish))
+        made = built[_classifier_key(item)] = build_classifier(classification.spec_of(wish))
     except ValueError as error:
         yield Problem(f"{item.field('classifier.encoder')}: {error}")
+    else:
+        settings = item.experiment.saliency
+        if settings.method == "grad-cam" and settings.features == "pre-relu":
+            yield from _features(item, made)
     if wish.weights is not None:
         field = item.field("classifier.weights")
         yield from _encoder_weights(field, wish.weights, wish.encoder, weights)
+
+
+def _boundary(item: Wanted, seen: set[str], weights: Path) -> Iterator[Problem]:
+    """Check IRNet's network, where maps are refined; the classifier's encoder is checked before."""
+    settings = item.experiment.saliency
+    spec = boundary.spec_of(settings.irnet, item.experiment.classifier)
+    key = f"{spec} {settings.irnet.weights}"
+    if settings.refine == "none" or key in seen:
+        return
+    seen.add(key)
+    if settings.irnet.encoder or settings.irnet.output_stride:
+        try:
+            build_boundary(spec)
+        except ValueError as error:
+            yield Problem(f"{item.field('saliency.irnet.encoder')}: {error}")
+            return
+    if settings.irnet.weights not in (None, "classifier"):
+        field = item.field("saliency.irnet.weights")
+        yield from _encoder_weights(field, settings.irnet.weights, spec.encoder, weights)
+    if settings.irnet.refine == "dense-crf" and find_spec("pydensecrf") is None:
+        yield Problem(
+            f"{item.field('saliency.irnet.refine')}: dense-crf needs another package: "
+            "`pip install pydensecrf2`, or take guided"
+        )
+
+
+def _features(item: Wanted, classifier: Classifier) -> Iterator[Problem]:
+    try:
+        gradcam.check_features(classifier, "pre-relu")
+    except ValueError as error:
+        yield Problem(f"{item.field('saliency.features')}: {error}")
 
 
 def _segmenter(item: Wanted, classifier: nn.Module | None, weights: Path) -> Iterator[Problem]:
@@ -117,14 +165,23 @@ def _segmenter(item: Wanted, classifier: nn.Module | None, weights: Path) -> Ite
     if settings.init == "imagenet":
         field = item.field("segmenter.init")
         yield from _encoder_weights(field, "imagenet", settings.encoder, weights)
+    start = None
     try:
         start = _start(settings.init, classifier)
+    except ValueError as error:
+        # The network is built all the same: it may be wrong, too.
+        yield _about(item, error)
+    try:
         segmentation.initial_model(settings, item.experiment.data.size, 0, start)
     except segmenter.UnsuitableSize as error:
         yield Problem(f"data.size: {error}")
     except ValueError as error:
-        name = next((name for kind, name in FIELDS if isinstance(error, kind)), None)
-        yield Problem(f"{item.field(f'segmenter.{name}') if name else item.place}: {error}")
+        yield _about(item, error)
+
+
+def _about(item: Wanted, error: ValueError) -> Problem:
+    name = next((name for kind, name in FIELDS if isinstance(error, kind)), None)
+    return Problem(f"{item.field(f'segmenter.{name}') if name else item.place}: {error}")
 
 
 def _start(init: str, classifier: nn.Module | None) -> segmentation.Start | None:

@@ -66,18 +66,18 @@ def _is_relu(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     return node.op == "call_function" and node.target in _RELUS
 
 
-def captum_maps(name: str, classifier: Classifier, rows: int = 32) -> Callable[..., Tensor]:
+def captum_maps(name: str, classifier: Classifier) -> Callable[..., Tensor]:
     """Prepare a method for a classifier.
 
     Args:
         name: one of NAMES.
         classifier: in eval mode; left as it is. Its logits are explained: for a three-class
             classifier those of "positive".
-        rows: most images in one pass; occlusion hides that many windows at once.
 
     Returns:
-        A function (input_BCSS, wanted_BK bool) -> (B, K, S, S) float32, signed, summed over
-        channels, 0 where not wanted. Zeros are the baseline.
+        A function (input_BCSS, wanted_BK bool, rows=32) -> (B, K, S, S) float32, signed, summed
+        over channels, 0 where not wanted. Zeros are the baseline. `rows`: most images in one
+        pass; occlusion hides that many windows at once.
 
     Raises:
         ValueError: for an unknown name.
@@ -99,7 +99,7 @@ def captum_maps(name: str, classifier: Classifier, rows: int = 32) -> Callable[.
     }
     method, stride = make[name](model), 3 if classifier.spec.three_class else 1
 
-    def maps(input_BCSS: Tensor, wanted_BK: Tensor) -> Tensor:
+    def maps(input_BCSS: Tensor, wanted_BK: Tensor, rows: int = 32) -> Tensor:
         found = torch.zeros((*wanted_BK.shape, *input_BCSS.shape[2:]), device=input_BCSS.device)
         for image_R, class_R in _turns(wanted_BK, rows):
             target = class_R * stride + (stride - 1)

@@ -9,6 +9,10 @@ with n = h * w cells it is W[k, c] / n everywhere. So the map of class k is
 and all classes are one matrix product. Where the *probability* p is explained, as the released
 CheXseg and CheXlocalize code does, the gradient is p (1 - p) times as large.
 
+Some encoders (DenseNet) end before their last ReLU, and the released code hooks that place. The
+gradient is W[k, c] / n in the cells where F[c] > 0 and 0 elsewhere, so its mean is smaller by the
+share of such cells, and the sum runs over features of both signs.
+
 `gradcam_autograd` is the general form for any model and layer, one backward a class; the closed
 form is tested against it and against Captum.
 
@@ -26,6 +30,7 @@ from torch import Tensor, nn
 from chexseg_platform.models.classifier import NEGATIVE, POSITIVE, Classifier, to_probabilities
 
 Explain = Literal["logit", "probability"]
+Features = Literal["post-relu", "pre-relu"]
 
 
 def gradcam(
@@ -34,26 +39,34 @@ def gradcam(
     logits: Tensor | None = None,
     explain: Explain = "logit",
     three_class: bool = False,
+    features: Features = "post-relu",
 ) -> Tensor:
     """Grad-CAM in closed form, for a head of global average pooling and one linear layer.
 
     Args:
-        features_BChw: the map that is pooled, any floating dtype.
+        features_BChw: the map that is pooled, any floating dtype; "pre-relu": before the ReLU that
+            comes before the pooling.
         weight: of the linear layer, (K, C), or (3K, C) for three-class heads.
         logits: (B, K) or (B, 3K); only needed to explain the probability.
         explain: the class score: its logit (three-class: that of "positive") or probability.
         three_class: three outputs a class, ordered negative, uncertain, positive.
+        features: which side of the last ReLU `features_BChw` was taken from.
 
     Returns:
         float32 (B, K, h, w), >= 0, not normalised. Raises ValueError on a missing `logits`.
     """
-    if explain not in get_args(Explain):
-        raise ValueError(f"Grad-CAM explains a 'logit' or a 'probability', not {explain!r}.")
-    direction_KC = _direction(weight.float(), explain, three_class)
+    if explain not in get_args(Explain) or features not in get_args(Features):
+        raise ValueError(
+            "Grad-CAM explains a 'logit' or a 'probability' on 'post-relu' or 'pre-relu' features, "
+            f"not {explain!r} on {features!r}."
+        )
+    weight_KC = _direction(weight.float(), explain, three_class)
     height, width = features_BChw.shape[-2:]
-    heat_BKhw = torch.einsum(
-        "kc,bchw->bkhw", direction_KC / (height * width), features_BChw.float()
-    ).relu_()
+    scaled_BChw = features_BChw.float()
+    if features == "pre-relu":
+        scaled_BChw = scaled_BChw * (scaled_BChw > 0).float().mean(dim=(2, 3), keepdim=True)
+    with torch.autocast(features_BChw.device.type, enabled=False):
+        heat_BKhw = torch.einsum("kc,bchw->bkhw", weight_KC / (height * width), scaled_BChw).relu_()
     if explain == "logit":
         return heat_BKhw
     if logits is None:
@@ -64,22 +77,42 @@ def gradcam(
 
 @torch.inference_mode()
 def explain_batch(
-    classifier: Classifier, input_BCSS: Tensor, explain: Explain = "logit"
+    classifier: Classifier,
+    input_BCSS: Tensor,
+    explain: Explain = "logit",
+    features: Features = "post-relu",
 ) -> tuple[Tensor, Tensor]:
     """Maps and probabilities of every class from one forward.
 
     Args:
         classifier: in eval mode.
         input_BCSS: normalised images, where the classifier is.
+        features: "pre-relu" where the encoder ends before its last ReLU.
 
     Returns:
         heat (B, K, h, w) and probabilities (B, K), float32.
+
+    Raises:
+        ValueError: for "pre-relu" where the encoder's own output is rectified.
     """
-    features_BChw = classifier.features(input_BCSS)
+    check_features(classifier, features)
+    encoded_BChw: Tensor = classifier.encoder(input_BCSS)[-1]
+    features_BChw = classifier.last(encoded_BChw)
     logits = classifier.from_features(features_BChw)
     three_class = classifier.spec.three_class
-    heat_BKhw = gradcam(features_BChw, classifier.head.weight, logits, explain, three_class)
+    explained_BChw = encoded_BChw if features == "pre-relu" else features_BChw
+    weight = classifier.head.weight
+    heat_BKhw = gradcam(explained_BChw, weight, logits, explain, three_class, features)
     return heat_BKhw, to_probabilities(logits, three_class)
+
+
+def check_features(classifier: Classifier, features: Features) -> None:
+    """Raise ValueError unless the classifier's encoder has such features."""
+    if features == "pre-relu" and isinstance(classifier.last, nn.Identity):
+        raise ValueError(
+            f"{classifier.spec.encoder} ends after its last ReLU, so there are no features before "
+            "it: set saliency.features to post-relu."
+        )
 
 
 def gradcam_autograd(

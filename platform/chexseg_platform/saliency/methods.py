@@ -22,6 +22,7 @@ from chexseg_platform.models.classifier import POSITIVE, Classifier, to_probabil
 from chexseg_platform.saliency.captums import captum_maps
 from chexseg_platform.saliency.gradcam import explain_batch
 from chexseg_platform.saliency.integrated import Attribution, integrated_gradients
+from chexseg_platform.saliency.memory import rows_within
 
 
 class Explained(NamedTuple):
@@ -43,41 +44,63 @@ Method = Callable[[Tensor, Tensor], Explained]
 """(input_BCSS normalised, wanted_BK bool) -> Explained."""
 
 
-def method_of(settings: Saliency, classifier: Classifier, rows: int = 64) -> Method:
+def method_of(settings: Saliency, classifier: Classifier, budget: int = 2 << 30) -> Method:
     """Prepare the method that the settings name.
 
     Args:
         classifier: in eval mode, where the images will be.
-        rows: most images in one pass, which bounds memory; of no weight for Grad-CAM.
+        budget: bytes that a pass with gradients may hold; of no weight for Grad-CAM.
     """
     if settings.method == "grad-cam":
         return partial(_grad_cam, classifier, settings)
+    rows = _Rows(classifier, budget)
     if settings.method == "integrated-gradients":
         return partial(_integrated, classifier, settings, rows)
-    return partial(_captum, classifier, settings, captum_maps(settings.method, classifier, rows))
+    return _Captum(classifier, settings, rows)
+
+
+class _Rows:
+    """How many images one pass may hold, measured once an image size."""
+
+    def __init__(self, classifier: Classifier, budget: int) -> None:
+        self._classifier, self._budget = classifier, budget
+        self._known: dict[torch.Size, int] = {}
+
+    def __call__(self, input_BCSS: Tensor) -> int:
+        shape = input_BCSS.shape[1:]
+        if shape not in self._known:
+            model = self._classifier
+            self._known[shape] = rows_within(self._budget, model, model, input_BCSS[:1])
+        return self._known[shape]
 
 
 def _grad_cam(
     classifier: Classifier, settings: Saliency, input_BCSS: Tensor, wanted_BK: Tensor
 ) -> Explained:
-    return Explained(*explain_batch(classifier, input_BCSS, settings.explain))
+    return Explained(*explain_batch(classifier, input_BCSS, settings.explain, settings.features))
 
 
-def _captum(
-    classifier: Classifier,
-    settings: Saliency,
-    maps: Callable[[Tensor, Tensor], Tensor],
-    input_BCSS: Tensor,
-    wanted_BK: Tensor,
-) -> Explained:
-    heat_BKSS = _unsigned(maps(input_BCSS, wanted_BK), settings)
-    return Explained(heat_BKSS, probabilities(classifier, input_BCSS))
+class _Captum:
+    """A method of Captum's; the model is prepared for it once."""
+
+    def __init__(self, classifier: Classifier, settings: Saliency, rows: _Rows) -> None:
+        self._classifier, self._settings, self._rows = classifier, settings, rows
+        self._maps = captum_maps(settings.method, classifier)
+
+    def __call__(self, input_BCSS: Tensor, wanted_BK: Tensor) -> Explained:
+        heat_BKSS = self._maps(input_BCSS, wanted_BK, self._rows(input_BCSS))
+        unsigned_BKSS = _unsigned(heat_BKSS, self._settings)
+        return Explained(unsigned_BKSS, probabilities(self._classifier, input_BCSS))
 
 
 def _integrated(
-    classifier: Classifier, settings: Saliency, rows: int, input_BCSS: Tensor, wanted_BK: Tensor
+    classifier: Classifier,
+    settings: Saliency,
+    rows_of: _Rows,
+    input_BCSS: Tensor,
+    wanted_BK: Tensor,
 ) -> Explained:
-    wish = settings.integrated
+    wish, rows = settings.integrated, rows_of(input_BCSS) if len(input_BCSS) else 1
     score = partial(scores, classifier, explain=settings.explain)
     found = [
         integrated_gradients(

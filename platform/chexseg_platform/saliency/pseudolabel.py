@@ -13,13 +13,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 from torch import Tensor
 
 from chexseg_platform.config import Saliency
-from chexseg_platform.findings import FINDING_TO_OBSERVATION, FINDINGS
+from chexseg_platform.data.geometry import Letterbox, restore
+from chexseg_platform.findings import FINDING_TO_OBSERVATION, FINDINGS, OBSERVATIONS
+from chexseg_platform.models.boundary import BoundaryNetwork
 from chexseg_platform.models.classifier import Classifier
+from chexseg_platform.models.precision import precision
 from chexseg_platform.models.preprocess import Preprocess
 from chexseg_platform.saliency.gate import gate
 from chexseg_platform.saliency.methods import Explained, Method, method_of, probabilities
@@ -31,6 +35,7 @@ from chexseg_platform.saliency.threshold import (
     tune,
     upsample,
 )
+from chexseg_platform.saliency.walk import walk
 
 MASK_SCHEMA = pa.schema(
     [
@@ -54,6 +59,17 @@ MASK_SCHEMA = pa.schema(
 `completeness_error`: of Integrated Gradients, else null; `status`: "mask",
 "empty" (nothing above the threshold), "not allowed", "flat" or "not finite"."""
 
+MAP_SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("finding", pa.string()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("heat", pa.binary()),
+    ]
+)
+"""A map of an allowed (image, finding): float16, row by row, divided by its own maximum."""
+
 IMAGE_SCHEMA = pa.schema(
     [
         ("image_id", pa.string()),
@@ -65,13 +81,30 @@ IMAGE_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Images:
-    """A batch: ids, splits, grey uint8 (B, S, S), content int64 (B, 4), labels (B, 14)."""
+    """A batch: ids, splits, grey uint8 (B, S, S), content int64 (B, 4), labels (B, 14).
+
+    `sides`: original height and width, int64 (B, 2); only needed for maps at original size.
+    """
 
     ids: Sequence[str]
     splits: Sequence[str]
     grey: NDArray[np.uint8]
     content: NDArray[np.int64]
     labels: NDArray[np.float32]
+    sides: NDArray[np.int64] | None = None
+
+    def cut(self, most: int) -> Iterator[Images]:
+        """Yield the batch in parts of at most `most` images."""
+        for start in range(0, len(self.ids), most):
+            part = slice(start, start + most)
+            yield Images(
+                self.ids[part],
+                self.splits[part],
+                self.grey[part],
+                self.content[part],
+                self.labels[part],
+                None if self.sides is None else self.sides[part],
+            )
 
 
 class PseudoLabeller:
@@ -82,7 +115,11 @@ class PseudoLabeller:
         settings: how maps become masks.
         device: where the models lie.
         thresholds: (10,), for `threshold: tuned`, from `tune_thresholds`.
-        rows: most images in one pass of a method that needs several an image.
+        budget: bytes that a method's passes with gradients, and full-size maps, may hold.
+        boundary: IRNet's network and its preprocessing, for `refine: irnet`.
+
+    Attributes:
+        schemas: of the tables that a call gives, by name, in order.
     """
 
     def __init__(
@@ -91,13 +128,19 @@ class PseudoLabeller:
         settings: Saliency,
         device: torch.device,
         thresholds: Sequence[float] | None = None,
-        rows: int = 64,
+        budget: int = 2 << 30,
+        boundary: tuple[BoundaryNetwork, Preprocess] | None = None,
     ) -> None:
         self.models: list[tuple[Classifier, Preprocess, Method]] = []
         for model, preprocess in models:
             placed = _placed(model, device)
-            self.models.append((placed, preprocess, method_of(settings, placed, rows)))
-        self.settings, self.device = settings, device
+            self.models.append((placed, preprocess, method_of(settings, placed, budget)))
+        self.settings, self.device, self.budget = settings, device, budget
+        self.schemas = schemas_of(settings)
+        self.dtype = precision(settings.precision, device)
+        if (settings.refine == "irnet") != (boundary is not None):
+            raise ValueError("a boundary network goes with `refine: irnet`, and only with it")
+        self.boundary = boundary and (boundary[0].to(device).eval(), boundary[1])
         self.method, self.threshold = _method(settings, thresholds)
 
     def explain(self, images: Images, wanted: NDArray[np.bool_] | None = None) -> Explained:
@@ -113,41 +156,76 @@ class PseudoLabeller:
         columns = list(FINDING_TO_OBSERVATION)
         wanted_BO[:, columns] = True if wanted is None else torch.from_numpy(wanted)
         wanted_BO = wanted_BO.to(self.device)
-        found = [
-            method(input_BCSS, wanted_BO)
-            for (_, _, method), input_BCSS in zip(self.models, self._inputs(images), strict=True)
-        ]
+        with self._autocast():
+            found = [
+                method(input_BCSS, wanted_BO) for _, method, input_BCSS in self._inputs(images)
+            ]
         steps, errors = ([item[place] for item in found] for place in (2, 3))
         return Explained(
-            torch.stack([item.heat_BKhw[:, columns] for item in found]).mean(0),
+            self._refined(_mean_map([item.heat_BKhw[:, columns] for item in found]), images),
             torch.stack([item.probability_BK for item in found]).mean(0),
             _largest(steps, columns),
             _largest(errors, columns),
         )
 
-    def _inputs(self, images: Images) -> Iterator[Tensor]:
-        grey = torch.from_numpy(images.grey).to(self.device)
-        content = torch.from_numpy(images.content).to(self.device)
-        for _, preprocess, _ in self.models:
-            yield preprocess(grey, content)
+    def _refined(self, heat_BKhw: Tensor, images: Images) -> Tensor:
+        """Spread maps up to the images' boundaries, on IRNet's grid; a bad map stays as bad."""
+        if self.boundary is None:
+            return heat_BKhw
+        network, preprocess = self.boundary
+        grey, content = self._on_device(images)
+        with torch.inference_mode(), self._autocast():
+            edge_Bhw = network.boundaries(preprocess(grey, content))
+        spread_BKhw = F.interpolate(
+            heat_BKhw.float(), size=edge_Bhw.shape[1:], mode="bilinear", align_corners=False
+        )
+        wish = self.settings.irnet
+        return walk(
+            spread_BKhw, edge_Bhw, radius=wish.walk_radius, beta=wish.beta, steps=wish.steps
+        )
 
-    def _wanted(self, images: Images) -> NDArray[np.bool_] | None:
+    def _on_device(self, images: Images) -> tuple[Tensor, Tensor]:
+        """The batch's grey levels and content."""
+        grey, content = torch.from_numpy(images.grey), torch.from_numpy(images.content)
+        return grey.to(self.device), content.to(self.device)
+
+    def _autocast(self) -> torch.autocast:
+        dtype, on = self.dtype or torch.bfloat16, self.dtype is not None
+        return torch.autocast(self.device.type, dtype, enabled=on)
+
+    def _inputs(self, images: Images) -> Iterator[tuple[Classifier, Method, Tensor]]:
+        """Yield each model with its method and the batch as it wants it."""
+        grey, content = self._on_device(images)
+        for model, preprocess, method in self.models:
+            yield model, method, preprocess(grey, content)
+
+    def wanted(self, images: Images) -> NDArray[np.bool_] | None:
         """Which maps may become masks, for methods that pay for each; None for Grad-CAM."""
         if self.settings.method == "grad-cam":
             return None
         if self.settings.gate in ("label", "none"):  # which look at no probability
             unseen = np.zeros((len(images.ids), len(FINDINGS)), np.float32)
             return gate(images.labels, unseen, self.settings)[0]
-        each = [
-            probabilities(model, input_BCSS)
-            for (model, _, _), input_BCSS in zip(self.models, self._inputs(images), strict=True)
-        ]
+        with self._autocast():
+            each = [probabilities(model, inputs) for model, _, inputs in self._inputs(images)]
         likely = torch.stack(each).mean(0)[:, list(FINDING_TO_OBSERVATION)].cpu().numpy()
         return gate(images.labels, likely, self.settings)[0]
 
-    def __call__(self, images: Images) -> tuple[pa.Table, pa.Table]:
-        """Return the batch's mask rows and image rows (MASK_SCHEMA, IMAGE_SCHEMA)."""
-        heat_BKhw, probability_BO, steps, error = self.explain(images, self._wanted(images))
+    def __call__(self, images: Images) -> tuple[pa.Table, ...]:
+        """Return the batch's mask rows and image rows, and its maps where they are kept."""
+        if not images.ids:
+            return tuple(schema.empty_table() for schema in self.schemas.values())
+        made = [self._label(part) for part in images.cut(self._most(images.grey.shape[-1]))]
+        return tuple(pa.concat_tables(tables) for tables in zip(*made, strict=True))
+
+    def _most(self, size: int) -> int:
+        """How many images' full-size maps fit; Grad-CAM's are a thousandth of that."""
+        if self.settings.method == "grad-cam":
+            return 1 << 30
+        return max(1, self.budget // (MAPS_AT_ONCE * len(OBSERVATIONS) * size**2 * 4))
+
+    def _label(self, images: Images) -> tuple[pa.Table, ...]:
+        heat_BKhw, probability_BO, steps, error = self.explain(images, self.wanted(images))
         probability = probability_BO[:, list(FINDING_TO_OBSERVATION)]
         allowed, known = gate(images.labels, probability.cpu().numpy(), self.settings)
         size = images.grey.shape[-1]
@@ -175,7 +253,60 @@ class PseudoLabeller:
             "error": _or_nothing(error, allowed),
             "status": _status(allowed, finite, usable, filled),
         }
-        return _mask_table(images, columns), _image_table(images, probability_BO.cpu().numpy())
+        tables = _mask_table(images, columns), _image_table(images, probability_BO.cpu().numpy())
+        if self.settings.maps == "none":
+            return tables
+        shaped = torch.from_numpy(allowed & usable).to(self.device)
+        return *tables, map_table(images, heat_BKhw, shaped, self.settings.maps == "original")
+
+
+MAPS_AT_ONCE = 4
+"""Copies of full-size maps that averaging and cutting hold at the same time."""
+
+
+def schemas_of(settings: Saliency) -> dict[str, pa.Schema]:
+    """Return what a labeller makes under some settings: names and schemas of its tables."""
+    made = {"masks": MASK_SCHEMA, "images": IMAGE_SCHEMA}
+    return made if settings.maps == "none" else {**made, "maps": MAP_SCHEMA}
+
+
+def map_table(
+    images: Images, heat_BKhw: Tensor, wanted_BK: Tensor, original: bool = False
+) -> pa.Table:
+    """Return maps as rows (MAP_SCHEMA), in the model's frame or at each image's original size.
+
+    Args:
+        heat_BKhw: at least 0; cells of the whole frame.
+        wanted_BK: bool, which ones.
+        original: padding is cut off and the rest brought to the image's height and width, the
+            inverse of the letterbox that made the frame; needs `images.sides`.
+    """
+    if original and images.sides is None:
+        raise ValueError("maps at original size need the images' heights and widths")
+    size, rows = images.grey.shape[-1], []
+    for image, k in wanted_BK.nonzero().tolist():
+        heat = heat_BKhw[image, k].float().cpu()
+        if original:
+            assert images.sides is not None
+            height, width = (int(side) for side in images.sides[image])
+            frame_SS = upsample(heat[None, None], size)[0, 0]
+            heat = torch.from_numpy(restore(frame_SS, Letterbox(height, width, size)))
+        scaled = (heat / heat.max().clamp(min=1e-30)).half().numpy()
+        place = {"image_id": images.ids[image], "finding": FINDINGS[k]}
+        rows.append(
+            {**place, "height": scaled.shape[0], "width": scaled.shape[1], "heat": scaled.tobytes()}
+        )
+    return pa.Table.from_pylist(rows, schema=MAP_SCHEMA)
+
+
+def _mean_map(maps: Sequence[Tensor]) -> Tensor:
+    """Average maps of several models, on the finest grid among them."""
+    side = max(heat_BKhw.shape[-1] for heat_BKhw in maps)
+    return torch.stack([_on_grid(heat_BKhw, side) for heat_BKhw in maps]).mean(0)
+
+
+def _on_grid(heat_BKhw: Tensor, side: int) -> Tensor:
+    return heat_BKhw if heat_BKhw.shape[-1] == side else upsample(heat_BKhw, side)
 
 
 def tune_thresholds(

@@ -16,10 +16,10 @@ Shapes: B images, K classes, h x w cells, N neighbours in one half plane.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import reduce
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 Offset = tuple[int, int]
 
@@ -60,19 +60,57 @@ def affinities(edge_Bhw: Tensor, radius: int) -> Tensor:
         (B, N, h, w) in [0, 1], of the cell and the one that `neighbours(radius)` says; 0 where
         that one lies outside.
     """
-    height, width = edge_Bhw.shape[1:]
-    pad = radius - 1
-    # Outside is boundary.
-    wide = functional.pad(edge_Bhw, (pad, pad, 0, pad), value=1.0)
+    offsets = neighbours(radius)
+    affinity_BNhw = edge_Bhw.new_zeros((len(edge_Bhw), len(offsets), *edge_Bhw.shape[1:]))
+    for number, near, _ in windows(radius, *edge_Bhw.shape[1:]):
+        affinity_BNhw[:, number][near] = 1 - strongest(edge_Bhw, offsets[number])
+    return affinity_BNhw
 
-    def shifted(offset: Offset) -> Tensor:
-        down, right = offset
-        return wide[:, down : down + height, pad + right : pad + right + width]
 
-    def strongest(offset: Offset) -> Tensor:
-        return torch.stack([shifted(cell) for cell in path(offset)]).amax(dim=0)
+def windows(radius: int, height: int, width: int) -> Iterator[tuple[int, tuple, tuple]]:
+    """Yield, for each offset within the grid, its number and the two windows that it joins.
 
-    return torch.stack([1 - strongest(offset) for offset in neighbours(radius)], dim=1)
+    Windows are indices into the last two dimensions; cells at the same place in both are
+    neighbours.
+    """
+    for number, (down, right) in enumerate(neighbours(radius)):
+        if down >= height or abs(right) >= width:
+            continue
+        near = (..., slice(0, height - down), slice(max(0, -right), width - max(0, right)))
+        far = (..., slice(down, height), slice(max(0, right), width - max(0, -right)))
+        yield number, near, far
+
+
+def strongest(value_Bhw: Tensor, offset: Offset) -> Tensor:
+    """Return the largest value between the cells of each pair that an offset joins.
+
+    Differentiable: the gradient goes to the cell that holds the maximum, one of them if several
+    do. The offset lies within the grid; the pairs are those of `windows`.
+
+    Returns:
+        (B, h - down, w - |right|).
+    """
+    views = _along(value_Bhw, offset)
+    if not value_Bhw.requires_grad:
+        return reduce(torch.maximum, views)
+    # Only where the maximum lies is kept for the backward pass, and not the path's cells.
+    with torch.no_grad():
+        place = torch.stack(views).max(dim=0, keepdim=True).indices
+        cells = torch.arange(value_Bhw[0].numel(), device=value_Bhw.device)
+        along = torch.stack(_along(cells.view(1, *value_Bhw.shape[1:]), offset))
+        cell_Bhw = along.expand(-1, len(value_Bhw), -1, -1).gather(0, place)[0]
+    return value_Bhw.flatten(1).gather(1, cell_Bhw.flatten(1)).view_as(cell_Bhw)
+
+
+def _along(value_Bhw: Tensor, offset: Offset) -> list[Tensor]:
+    """Return, for each cell of a path, the view of what lies there for every pair."""
+    down, right = offset
+    height, width = value_Bhw.shape[1] - down, value_Bhw.shape[2] - abs(right)
+    left = max(0, -right)
+    return [
+        value_Bhw[:, row : row + height, left + column : left + column + width]
+        for row, column in path(offset)
+    ]
 
 
 @torch.no_grad()
@@ -114,12 +152,7 @@ def walk(
 
 def _joined(power_BNhw: Tensor, radius: int) -> Iterator[tuple[tuple, tuple, Tensor]]:
     """Yield, for each offset, the two windows of cells that it joins, and their weights."""
-    height, width = power_BNhw.shape[2:]
-    for number, (down, right) in enumerate(neighbours(radius)):
-        if down >= height or abs(right) >= width:
-            continue
-        near = (..., slice(0, height - down), slice(max(0, -right), width - max(0, right)))
-        far = (..., slice(down, height), slice(max(0, right), width - max(0, -right)))
+    for number, near, far in windows(radius, *power_BNhw.shape[2:]):
         yield near, far, power_BNhw[:, number : number + 1][near]
 
 

@@ -8,20 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from chexseg_platform import config, plan
-from chexseg_platform.artifacts import Artifact, Part
-from chexseg_platform.cluster import plan_training
+from chexseg_platform.artifacts import Artifact
 from chexseg_platform.data.store import open_store
 from chexseg_platform.locks import once
 from chexseg_platform.stages.context import Context, Timer
-from chexseg_platform.stages.training import (
-    Figures,
-    Job,
-    Note,
-    Trained,
-    checkpoint_files,
-    history_of,
-    run_jobs,
-)
+from chexseg_platform.stages.training import Job, Note, checkpoint_parts, train_one
 
 KIND = plan.CLASSIFIER
 Listener = Callable[[Note], None]
@@ -50,52 +41,28 @@ def _train(
     print_: str,
     listen: Listener,
 ) -> Artifact:
-    settings, seed = experiment.classifier, experiment.seed
-    supply = context.connect()
-    shape = plan_training(context.resources, supply, trainings=1)
+    settings, timer = experiment.classifier, Timer()
     job = Job(
         key="classifier",
         run=f"{KIND}-{print_}",
         build=build,
         settings={
             "classifier": settings.model_dump(),
-            "seed": seed,
+            "seed": experiment.seed,
             "dataset": dataset,
             "cache": str(context.cache),
             "weights": weights_folder(settings.weights, settings.encoder, context.weights),
         },
         keep=settings.keep,
     )
-    runs, timer, done = context.workspace.storage.join("runs"), Timer(), list[Trained]()
-    figures = Figures("AUROC")
-    with timer("train"), context.progress("classify", None, "steps") as progress:
-        progress.say("starting workers")
-
-        def on_note(note: Note) -> None:
-            progress.update(done=note.step, total=note.total, **figures.of(note))
-            listen(note)
-
-        run_jobs(
-            [job],
-            shape,
-            runs,
-            retries=context.resources.retries,
-            timeout_minutes=context.resources.timeout_minutes,
-            on_note=on_note,
-            on_done=done.append,
-        )
-    trained = done[0]
+    with timer("train"):
+        trained, shape = train_one(context, "classify", job, "AUROC", listen)
     draft = context.workspace.draft(KIND, print_)
-    parts: list[Part] = []
-    for number, (folder, metrics) in enumerate(trained.checkpoints):
-        for name, data in checkpoint_files(runs, folder).items():
-            parts.append(draft.write(f"checkpoints/{number:02d}/{name}", data, info=metrics))
-    parts.append(draft.write_json("history.json", history_of(runs, trained)))
     artifact = draft.finish(
-        parts,
+        checkpoint_parts(draft, context.runs, trained),
         config=settings.model_dump(),
         inputs={"dataset": dataset.fingerprint},
-        seed=seed,
+        seed=experiment.seed,
         summary={
             "checkpoints": len(trained.checkpoints),
             "best": dict(trained.checkpoints[0][1]),
@@ -103,7 +70,7 @@ def _train(
         },
         timings=timer.seconds,
     )
-    runs.join(job.run).delete()
+    context.runs.join(job.run).delete()
     return artifact
 
 

@@ -13,6 +13,7 @@ from chexseg_platform.cluster import Supply, connect
 from chexseg_platform.config import Resources
 from chexseg_platform.data.store import cache_folder
 from chexseg_platform.progress import Progress
+from chexseg_platform.storage import Storage
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,11 @@ class Context:
     def weights(self) -> Path:
         """Folder of fetched encoder weights."""
         return self.cache / "weights"
+
+    @property
+    def runs(self) -> Storage:
+        """Where trainings that are under way keep their checkpoints."""
+        return self.workspace.storage.join("runs")
 
     def connect(self, *, wait: bool = True) -> Supply:
         """Join or start Ray, and wait for what `resources` names; see `cluster.connect`."""

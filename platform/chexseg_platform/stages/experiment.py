@@ -5,20 +5,22 @@ The driver alone speaks to the tracking store; `records.py` says what it is told
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from chexseg_platform import plan
-from chexseg_platform.artifacts import Artifact, fingerprint
+from chexseg_platform.artifacts import Artifact, csv_bytes, fingerprint
 from chexseg_platform.config import Experiment
 from chexseg_platform.plan import Plan, Training
 from chexseg_platform.stages import evaluate, records
+from chexseg_platform.stages import methods as saliency_methods
 from chexseg_platform.stages.classify import classify
 from chexseg_platform.stages.compare import compare_methods
 from chexseg_platform.stages.context import Context
-from chexseg_platform.stages.explain import explain
+from chexseg_platform.stages.explain import Models, draw_pages, explain
 from chexseg_platform.stages.explained import describe_localization, describe_peaks
 from chexseg_platform.stages.ingest import ingest
+from chexseg_platform.stages.refine import make_boundary
 from chexseg_platform.stages.segment import Experts, Inputs, experts_of, segment
 from chexseg_platform.tracking import RunRef, Tracker
 
@@ -30,13 +32,13 @@ class Made:
     """The artifacts of an experiment, as far as it went."""
 
     dataset: Artifact
-    classifier: Artifact
+    classifiers: Sequence[Artifact]
     pseudolabels: Artifact
     experts: Experts
 
     @property
     def inputs(self) -> Inputs:
-        return Inputs(self.dataset, self.pseudolabels, self.classifier, self.experts)
+        return Inputs(self.dataset, self.pseudolabels, self.classifiers[0], self.experts)
 
 
 def ingest_tracked(
@@ -58,8 +60,14 @@ def ingest_tracked(
 
 def classify_tracked(
     context: Context, experiment: Experiment, dataset: Artifact, parent: RunRef, say: Say
+) -> list[Artifact]:
+    """Train the classifiers that are explained, with their curves."""
+    return [_classify(context, member, dataset, parent, say) for member in experiment.members]
+
+
+def _classify(
+    context: Context, experiment: Experiment, dataset: Artifact, parent: RunRef, say: Say
 ) -> Artifact:
-    """Train the classifier, with its curves."""
     print_ = plan.classifier_print(experiment, dataset.fingerprint)
     run = records.stage_run(parent, "classify", print_)
     classifier = classify(context, experiment, dataset, lambda note: records.log_note(run, note))
@@ -71,13 +79,49 @@ def classify_tracked(
 def prepare(context: Context, experiment: Experiment, parent: RunRef, say: Say) -> Made:
     """Run the stages that every comparison and sweep starts from: dataset to pseudo-labels."""
     dataset, experts = ingest_tracked(context, experiment, parent, say)
-    classifier = classify_tracked(context, experiment, dataset, parent, say)
-    print_ = plan.pseudolabels_print(experiment, dataset.fingerprint, classifier.fingerprint)
+    classifiers = classify_tracked(context, experiment, dataset, parent, say)
+    pseudolabels = explain_tracked(context, experiment, dataset, classifiers, experts, parent, say)
+    return Made(dataset, classifiers, pseudolabels, experts)
+
+
+def _refine(
+    context: Context,
+    experiment: Experiment,
+    dataset: Artifact,
+    classifiers: Sequence[Artifact],
+    parent: RunRef,
+) -> Artifact:
+    """Train IRNet's boundary network, with its curves."""
+    prints = [classifier.fingerprint for classifier in classifiers]
+    print_ = plan.boundary_print(experiment, dataset.fingerprint, prints)
+    run = records.stage_run(parent, "irnet", print_)
+    boundary = make_boundary(
+        context, experiment, dataset, classifiers, lambda note: records.log_note(run, note)
+    )
+    records.finish(run, boundary)
+    return boundary
+
+
+def explain_tracked(
+    context: Context,
+    experiment: Experiment,
+    dataset: Artifact,
+    classifiers: Sequence[Artifact],
+    experts: Experts,
+    parent: RunRef,
+    say: Say,
+) -> Artifact:
+    """Make the pseudo-labels, with their page of maps."""
+    prints = [classifier.fingerprint for classifier in classifiers]
+    boundary = None
+    if experiment.saliency.refine == "irnet":
+        boundary = _refine(context, experiment, dataset, classifiers, parent)
+    print_ = plan.pseudolabels_print(experiment, dataset.fingerprint, prints)
     run = records.stage_run(parent, "explain", print_)
-    pseudolabels = explain(context, experiment, dataset, classifier, experts.held)
+    pseudolabels = explain(context, experiment, dataset, classifiers, experts.held, boundary)
     records.finish_pseudolabels(run, pseudolabels)
     say(describe_pseudolabels(pseudolabels))
-    return Made(dataset, classifier, pseudolabels, experts)
+    return pseudolabels
 
 
 def run(
@@ -105,6 +149,85 @@ def run(
     return comparison
 
 
+def run_explain(
+    context: Context,
+    experiment: Experiment,
+    chain: Plan,
+    tracker: Tracker,
+    say: Say,
+    *,
+    pages: int = 0,
+    methods: Sequence[str] = (),
+) -> Artifact | None:
+    """Run an experiment up to its pseudo-labels, or compare saliency methods on validation.
+
+    Args:
+        pages: how many pages of maps to draw besides, into the workspace and the explain run.
+        methods: what to compare (`methods.parse`); then no pseudo-labels but these are made.
+    """
+    parent = records.top_run(tracker, experiment, chain.comparison)
+    dataset, experts = ingest_tracked(context, experiment, parent, say)
+    classifiers = classify_tracked(context, experiment, dataset, parent, say)
+
+    def explained(wish: Experiment) -> Artifact:
+        made = explain_tracked(context, wish, dataset, classifiers, experts, parent, say)
+        if pages:
+            models = Models(wish.saliency, tuple(classifiers), _boundary_of(context, made))
+            _look(context, models, dataset, made, parent, say, pages)
+        return made
+
+    found = None if methods else explained(experiment)
+    if methods:
+        made = {}
+        for name in methods:
+            say(f"{name}:")
+            made[name] = explained(saliency_methods.variant(experiment, name))
+        _tell_methods(context, experiment, dataset, made, parent, say)
+    parent.finish()
+    return found
+
+
+def _boundary_of(context: Context, pseudolabels: Artifact) -> Artifact | None:
+    print_ = pseudolabels.manifest["inputs"].get(plan.BOUNDARY)
+    return context.workspace.find(plan.BOUNDARY, print_) if print_ else None
+
+
+def _look(
+    context: Context,
+    models: Models,
+    dataset: Artifact,
+    pseudolabels: Artifact,
+    parent: RunRef,
+    say: Say,
+    pages: int,
+) -> None:
+    """Draw pages of maps into the workspace and into the run of the pseudo-labels."""
+    run = records.stage_run(parent, "explain", pseudolabels.fingerprint)
+    drawn = draw_pages(models, dataset, pseudolabels, pages)
+    storage = context.workspace.storage.join(f"pages/{pseudolabels.fingerprint}")
+    for number, page in enumerate(drawn, start=1):
+        storage.write(f"saliency-{number:02d}.png", page)
+        run.image(f"saliency-{number:02d}.png", page)
+    run.finish()
+    say(f"{len(drawn)} pages of maps: {storage.uri}" if drawn else "no map to draw on validation")
+
+
+def _tell_methods(
+    context: Context,
+    experiment: Experiment,
+    dataset: Artifact,
+    made: Mapping[str, Artifact],
+    parent: RunRef,
+    say: Say,
+) -> None:
+    comparison = saliency_methods.compare_methods(context, experiment, dataset, made)
+    text = saliency_methods.render(comparison, made)
+    parent.text("saliency-methods.txt", text)
+    rows = saliency_methods.rows_of(comparison)
+    parent.text("saliency-methods.csv", csv_bytes(rows).decode())
+    say(f"\n{text}\n{saliency_methods.summary_line(comparison, list(made))}")
+
+
 STAGES = ("ingest", "classify", "explain", "segment", "evaluate")
 
 
@@ -130,7 +253,7 @@ def _until(
         dataset, _ = ingest_tracked(context, experiment, parent, say)
         if stage == "ingest":
             return [dataset]
-        return [classify_tracked(context, experiment, dataset, parent, say)]
+        return classify_tracked(context, experiment, dataset, parent, say)
     made = prepare(context, experiment, parent, say)
     if stage == "explain":
         return [made.pseudolabels]

@@ -58,7 +58,17 @@ def ingest(context: Context, data: config.Data, print_: str | None = None) -> Ar
         TooManyRejected: as soon as more inputs were unusable than allowed.
     """
     print_ = print_ or plan.dataset_print(data, context.workspace)
-    return once(context.workspace, KIND, print_, partial(_ingest, context, data, print_))
+    found = once(context.workspace, KIND, print_, partial(_ingest, context, data, print_))
+    refused = sum(found.summary["rejected"].values())
+    total = refused + int(found.summary["images"])
+    if refused > data.max_rejected * total:
+        # It was made when more were allowed.
+        raise TooManyRejected(
+            f"{refused} of {total} inputs cannot be used, more than data.max_rejected "
+            f"({data.max_rejected:.1%}) allows; rejected.parquet of {found.uri} lists them. "
+            "Mend them, or raise data.max_rejected."
+        )
+    return found
 
 
 def _ingest(context: Context, data: config.Data, print_: str) -> Artifact:

@@ -28,6 +28,8 @@ DESCRIPTION = "mlflow.note.content"
 CURVES = {
     "loss": "training/loss",
     "miou": "validation/mIoU",
+    "boundary loss": "validation/boundary loss",
+    "displacement loss": "validation/displacement loss",
     "auroc mean": "validation/AUROC mean",
     "auroc competition": "validation/AUROC competition",
 }

@@ -49,7 +49,11 @@ def describe(experiment: Experiment, workspace: Workspace) -> str:
     lines = [f"{experiment.name}  in {workspace.uri}"]
     trials = points.trials_of(experiment, chain)
     rows = [(plan.DATASET, chain.dataset)]
-    rows += [(plan.CLASSIFIER, plan.classifier_print(t.experiment, chain.dataset)) for t in trials]
+    rows += [
+        (plan.CLASSIFIER, print_)
+        for trial in trials
+        for print_ in plan.classifier_prints(trial.experiment, chain.dataset)
+    ]
     rows += [(plan.PSEUDOLABELS, trial.pseudolabels) for trial in trials]
     for kind, print_ in dict.fromkeys(rows):
         state = "finished" if workspace.find(kind, print_) else "to do"

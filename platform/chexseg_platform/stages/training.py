@@ -20,9 +20,10 @@ from typing import Any
 
 import ray
 
-from chexseg_platform.artifacts import Storage
-from chexseg_platform.cluster import TrainingPlan, own_group
+from chexseg_platform.artifacts import Draft, Part, Storage
+from chexseg_platform.cluster import TrainingPlan, own_group, plan_training
 from chexseg_platform.models.first_weights import META, WEIGHTS
+from chexseg_platform.stages.context import Context
 from chexseg_platform.stages.errors import plain
 from chexseg_platform.training.fit import PLACE
 
@@ -117,6 +118,44 @@ class Board:
     def take(self) -> list[Note]:
         notes, self._notes = self._notes, []
         return notes
+
+
+def train_one(
+    context: Context, stage: str, job: Job, score: str, listen: Callable[[Note], None]
+) -> tuple[Trained, TrainingPlan]:
+    """Run one training with all of the cluster, with progress; return how it shared it, too.
+
+    Args:
+        score: what its score is called.
+    """
+    shape = plan_training(context.resources, context.connect(), trainings=1)
+    figures, done = Figures(score), list[Trained]()
+    with context.progress(stage, None, "steps") as progress:
+        progress.say("starting workers")
+
+        def on_note(note: Note) -> None:
+            progress.update(done=note.step, total=note.total, **figures.of(note))
+            listen(note)
+
+        run_jobs(
+            [job],
+            shape,
+            context.runs,
+            retries=context.resources.retries,
+            timeout_minutes=context.resources.timeout_minutes,
+            on_note=on_note,
+            on_done=done.append,
+        )
+    return done[0], shape
+
+
+def checkpoint_parts(draft: Draft, runs: Storage, trained: Trained) -> list[Part]:
+    """Move a training's kept checkpoints and its history into an artifact."""
+    parts: list[Part] = []
+    for number, (folder, metrics) in enumerate(trained.checkpoints):
+        for name, data in checkpoint_files(runs, folder).items():
+            parts.append(draft.write(f"checkpoints/{number:02d}/{name}", data, info=metrics))
+    return [*parts, draft.write_json("history.json", history_of(runs, trained))]
 
 
 def run_jobs(

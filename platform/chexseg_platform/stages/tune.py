@@ -309,8 +309,13 @@ def means(result: Comparison) -> dict[str, Estimate]:
 
 
 def winner_of(result: Comparison) -> str:
-    """Return the point with the highest mean; the first of those that tie."""
-    scores = means(result)
+    """Return the point with the highest mean; the first of those that tie.
+
+    Only points of which as many seeds were trained to the end as of any: where a scheduler stops
+    the poorer seeds of a point, those that are left flatter it.
+    """
+    most = max(len(seeds) for seeds in result.seeds.values())
+    scores = {name: mean for name, mean in means(result).items() if len(result.seeds[name]) == most}
     return max(scores, key=lambda name: scores[name].value)
 
 

@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from chexseg_platform.config import Fit
 from chexseg_platform.models import checkpoints
+from chexseg_platform.models.precision import precision
 from chexseg_platform.training import loop
 
 OPTIMIZER = "optimizer.safetensors"
@@ -75,13 +76,6 @@ def sum_over_workers(tensor: Tensor) -> Tensor:
     if rank_and_world()[1] > 1:
         dist.all_reduce(tensor)
     return tensor
-
-
-def precision(wish: str, device: torch.device) -> torch.dtype | None:
-    """Return the autocast dtype: bfloat16 where wished, or by default on a GPU that has it."""
-    if wish == "auto":
-        wish = "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
-    return torch.bfloat16 if wish == "bfloat16" else None
 
 
 def fit(

@@ -70,3 +70,6 @@ def test_nothing_is_reached_without_an_interval() -> None:
     for how in ("mean", "interval", "paired"):
         assert not reaches(alone, readers, Estimate(0.4), how)
     assert not reaches(readers, Estimate(float("nan")), Estimate(float("nan")), "mean")
+    # Readers with a value and no interval: one image, that they and the method missed.
+    for how in ("mean", "interval", "paired"):
+        assert not reaches(Estimate(0.0, 0.0, 0.0), Estimate(0.0), Estimate(0.0), how)

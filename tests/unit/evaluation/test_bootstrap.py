@@ -29,7 +29,7 @@ IOUS = ("iou_present", "iou_union", "iou_pooled")
 def slow_metric(cube: CountCube, run: int, finding: int, images: list[int], metric: str) -> float:
     """One metric of one list of images, an image at a time, as it would be explained."""
     values, both_sum, union_sum = [], 0, 0
-    if not (cube.truth[:, :, finding] > 0).any():
+    if not (cube.truth[:, images, finding] > 0).any():
         return float("nan")
     for image in images:
         place = (run, image, finding)
@@ -217,3 +217,23 @@ def test_the_mean_is_of_the_same_findings_in_every_resample():
 
 def test_a_mean_without_findings_is_undefined():
     assert np.isnan(with_mean(np.full((3, 2), np.nan))[:, -1]).all()
+
+
+@pytest.mark.parametrize("metric", ["iou_union", "iou_pooled", "dice_union", "dice_pooled"])
+def test_a_resample_without_the_finding_says_nothing_of_any_method(
+    metric: str, cube_of: Maker
+) -> None:
+    # One of ten patients has the finding; the second method has a false alarm besides.
+    truth = np.zeros((10, 1), int)
+    truth[0] = 50
+    prediction = np.stack([truth, truth])
+    prediction[1, 5] = 50
+    both = np.stack([truth, truth])
+    cube = cube_of(truth, prediction, both, runs=(("careful", 0), ("hasty", 0)))
+    draws = resampling(cube)
+    values = replicates(cube, metric, draws)[:, :, 0]
+    drawn = draws.weights[:, 0] > 0
+    assert 0.2 < 1 - drawn.mean() < 0.5
+    assert (np.isnan(values) == ~drawn[:, None]).all()
+    assert (values[drawn, 0] == 1).all()
+    assert (values[drawn, 1] > 0).all()

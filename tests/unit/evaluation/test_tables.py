@@ -110,3 +110,16 @@ def test_the_headline_has_the_means_a_row_a_method(comparison_cube: Maker) -> No
 def test_one_method_on_one_image_can_be_written(cube_of: Maker, form: Callable) -> None:
     truth = np.array([[10, 0]])
     assert form(compare(cube_of(truth, truth, truth), resamples=10))
+
+
+def test_resamples_that_intervals_do_without_are_told(
+    comparison_cube: Maker, cube_of: Maker
+) -> None:
+    whole = text(compare(comparison_cube(), resamples=200))
+    assert "leave out" not in whole
+    # Of two patients one has a finding alone, so every fourth resample lacks it.
+    truth = np.array([[9, 9], [9, 0]])
+    rare = cube_of(truth, truth, truth)
+    said = text(compare(rare, resamples=200))
+    assert "Intervals of the mean leave out up to" in said
+    assert "of 200 resamples, which lack one of its findings" in said

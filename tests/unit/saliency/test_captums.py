@@ -57,7 +57,7 @@ def test_maps_are_there_where_wanted_and_nowhere_else(
 def test_input_x_gradient_is_captums_class_by_class(
     classifier: Classifier, images: Tensor, rows: int
 ) -> None:
-    found = captum_maps("input-x-gradient", classifier, rows)(images, WANTED)
+    found = captum_maps("input-x-gradient", classifier)(images, WANTED, rows)
     for image, class_ in WANTED.nonzero().tolist():
         one = images[image : image + 1].clone().requires_grad_(True)
         expected = InputXGradient(classifier).attribute(one, target=class_).sum(1)[0].detach()
@@ -91,7 +91,7 @@ def test_guided_backprop_lets_no_negative_gradient_through() -> None:
 
 
 def test_occlusion_by_hand(classifier: Classifier, images: Tensor) -> None:
-    found = captum_maps("occlusion", classifier, rows=4)(images, WANTED)
+    found = captum_maps("occlusion", classifier)(images, WANTED, rows=4)
     expected = Occlusion(classifier).attribute(
         images[2:], sliding_window_shapes=(1, 8, 8), strides=(1, 4, 4), target=13
     )[0, 0]

@@ -46,6 +46,32 @@ def test_by_hand() -> None:
     torch.testing.assert_close(half, heat / 4)
 
 
+def test_before_the_relu_by_hand() -> None:
+    # Half of the cells are positive, so the mean gradient is half of the weight over 2 cells.
+    features = torch.tensor([[[[4.0, -2.0]]]])
+    heat = gradcam(features, torch.tensor([[2.0], [-2.0]]), features="pre-relu")
+    assert heat[0, :, 0].tolist() == [[2.0, 0.0], [0.0, 1.0]]
+
+
+@pytest.mark.parametrize("explain", ["logit", "probability"])
+def test_before_the_relu_equals_captum(explain: Explain) -> None:
+    model = classifier("densenet121")
+    image = torch.randn(2, 1, 96, 96)
+
+    def score(x: Tensor) -> Tensor:
+        logits = model(x)
+        return logits if explain == "logit" else model.probabilities(logits)
+
+    captum = LayerGradCam(score, model.encoder.features.norm5)  # type: ignore[union-attr]
+    theirs = torch.cat(
+        [captum.attribute(image, target=k, relu_attributions=True) for k in range(3)], dim=1
+    ).detach()
+    ours, _ = explain_batch(model, image, explain, "pre-relu")
+    close(ours, theirs)
+    with pytest.raises(ValueError, match="resnet18 ends after its last ReLU"):
+        explain_batch(classifier("resnet18"), image, explain, "pre-relu")
+
+
 @pytest.mark.parametrize("encoder", ["resnet18", "densenet121"])
 @pytest.mark.parametrize("explain", ["logit", "probability"])
 def test_equals_captum(encoder: str, explain: Explain) -> None:

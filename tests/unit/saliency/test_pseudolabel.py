@@ -10,11 +10,13 @@ from chexseg_platform.models.classifier import Classifier, ClassifierSpec
 from chexseg_platform.models.preprocess import Preprocess
 from chexseg_platform.saliency.pseudolabel import (
     IMAGE_SCHEMA,
+    MAP_SCHEMA,
     MASK_SCHEMA,
     Images,
     PseudoLabeller,
     tune_thresholds,
 )
+from chexseg_platform.saliency.seedlabel import SEED_SCHEMA, SeedLabeller
 from torch import nn
 
 CPU = torch.device("cpu")
@@ -44,7 +46,7 @@ def classifier(weights, bias=0.0):
     return model
 
 
-def images(*grids, labels=None, content=None):
+def images(*grids, labels=None, content=None, sides=None):
     """Images of 4 x 4 cells of even grey; every label positive unless given."""
     grey = np.stack(
         [np.kron(np.array(grid, np.uint8), np.ones((8, 8), np.uint8)) for grid in grids]
@@ -52,7 +54,8 @@ def images(*grids, labels=None, content=None):
     count = len(grids)
     whole = np.tile([0, SIZE, 0, SIZE], (count, 1)) if content is None else np.array(content)
     every = np.ones((count, 14), np.float32) if labels is None else labels
-    return Images([f"image {n}" for n in range(count)], ["train"] * count, grey, whole, every)
+    ids = [f"image {n}" for n in range(count)]
+    return Images(ids, ["train"] * count, grey, whole, every, sides)
 
 
 def corner(level=200):
@@ -208,6 +211,77 @@ def test_padding_takes_no_part():
     assert (8 <= row["peak_row"] < 16, row["peak_column"] < 8) == (True, True)
 
 
+class FinerCells(nn.Module):
+    """As `Cells`, of half their side."""
+
+    out_channels = (1, 2)
+
+    def forward(self, x):
+        level = nn.functional.avg_pool2d(x, SIZE // CELLS // 2)
+        return [x, torch.cat([level, torch.ones_like(level)], dim=1)]
+
+
+def test_maps_of_different_encoders_are_averaged_on_the_finer_grid():
+    coarse, fine = classifier({"Edema": (2.0, 0.0)}), classifier({"Edema": (2.0, 0.0)})
+    fine.encoder = FinerCells()
+    heat = labeller(coarse, fine).explain(images(corner(204))).heat_BKhw
+    assert heat.shape == (1, 10, 2 * CELLS, 2 * CELLS)
+    # In the corner both say 0.8 x 2 of a cell: a 16th of the image, and a 64th.
+    assert heat[0, EDEMA, 0, 0].item() == pytest.approx((1.6 / 16 + 1.6 / 64) / 2)
+
+
+def test_maps_that_are_kept_by_hand():
+    label = labeller(EDEMA_ONLY, maps="model")
+    *_, maps = label(images(corner(), np.zeros((CELLS, CELLS), int)))
+    assert list(label.schemas) == ["masks", "images", "maps"]
+    assert maps.schema == MAP_SCHEMA
+    # The second image's maps are flat, and those of other findings too.
+    (row,) = maps.to_pylist()
+    assert (row["image_id"], row["finding"]) == ("image 0", "Edema")
+    heat = np.frombuffer(row["heat"], np.float16).reshape(row["height"], row["width"])
+    assert heat.tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+
+
+def test_a_map_at_original_size_lies_where_the_finding_is():
+    # A wide image, 64 x 128, letterboxed to rows 8 to 24. Its left end is bright: a centre crop
+    # (columns 32 to 96) stretched over the image would show nothing there.
+    grid = np.zeros((CELLS, CELLS), int)
+    grid[1:3, 0] = 255
+    wide = images(grid, content=[[8, 24, 0, 32]], sides=np.array([[64, 128]]))
+    *_, maps = labeller(EDEMA_ONLY, maps="original")(wide)
+    (row,) = maps.to_pylist()
+    heat = np.frombuffer(row["heat"], np.float16).reshape(row["height"], row["width"])
+    assert heat.shape == (64, 128)
+    columns = heat.mean(axis=0)
+    assert columns[:16].min() > 0.5
+    assert columns[56:].max() == 0
+    # Half of the maximum is reached where the bright cell ends, at a quarter of the width.
+    assert abs(int(np.argmax(columns < columns.max() / 2)) - 32) <= 2
+    with pytest.raises(ValueError, match="need the images' heights and widths"):
+        labeller(EDEMA_ONLY, maps="original")(images(grid))
+
+
+def test_a_batch_too_large_for_its_budget_is_cut():
+    inputs = images(corner(), corner(90), corner(30))
+    settings = Saliency(method="gradient", threshold=0.5)
+    model = classifier({"Edema": (2.0, 0.0)})
+    whole, cut = (
+        PseudoLabeller([(model, PLAIN)], settings, CPU, budget=budget)
+        for budget in (1 << 30, 4 * 14 * SIZE**2 * 4)
+    )
+    assert cut._most(SIZE) == 1
+    (few, _), (all_, _) = cut(inputs), whole(inputs)
+    assert few.drop_columns("probability") == all_.drop_columns("probability")
+    np.testing.assert_allclose(few["probability"], all_["probability"], rtol=1e-6)
+
+
+def test_no_image_gives_empty_tables():
+    none = Images(
+        [], [], np.zeros((0, SIZE, SIZE), np.uint8), np.zeros((0, 4), int), np.zeros((0, 14))
+    )
+    assert [table.num_rows for table in labeller(EDEMA_ONLY)(none)] == [0, 0]
+
+
 def test_a_batch_is_its_images_one_by_one():
     model = classifier({name: (0.5 + k, 0.1) for k, name in enumerate(OBSERVATIONS)})
     rng = np.random.default_rng(0)
@@ -277,3 +351,62 @@ def test_nothing_to_tune_on_is_said():
     label = labeller(EDEMA_ONLY, threshold="tuned", thresholds=[0.5] * 10)
     with pytest.raises(ValueError, match=r"no validation image has expert masks\. Add truth"):
         tune_thresholds(label, [])
+
+
+class Border(nn.Module):
+    """A boundary network that sees one: between the left and the right half."""
+
+    def boundaries(self, x):
+        edge = torch.zeros(len(x), SIZE // 4, SIZE // 4)
+        edge[:, :, SIZE // 8] = 1.0
+        return edge
+
+
+def refining(model, **settings):
+    wish = Saliency(explain="logit", refine="irnet", irnet={"steps": 40}, **settings)
+    return PseudoLabeller([(model, PLAIN)], wish, CPU, boundary=(Border(), PLAIN))
+
+
+def test_maps_are_spread_up_to_the_boundary_and_no_further():
+    label = refining(EDEMA_ONLY)
+    heat = label.explain(images(corner())).heat_BKhw[0, EDEMA]
+    assert heat.shape == (SIZE // 4, SIZE // 4)
+    start = labeller(EDEMA_ONLY).explain(images(corner())).heat_BKhw[0, EDEMA]
+    assert start[3, 0] == 0
+    assert heat[-1, : SIZE // 8].min() > 0  # down its own half
+    assert heat[:, SIZE // 8 + 1 :].max() < 0.1 * heat[:, : SIZE // 8].min()
+    mask = masks.decode(by_finding(label(images(corner()))[0])["Edema"]["counts"], SIZE, SIZE)
+    assert mask[:, :12].mean() > 0.5
+    assert not mask[:, 20:].any()
+
+
+def test_a_map_that_is_no_number_stays_one_that_is_told():
+    broken = classifier({"Edema": (float("nan"), 0.0)})
+    assert by_finding(refining(broken)(images(corner()))[0])["Edema"]["status"] == "not finite"
+
+
+def test_a_network_without_refinement_or_the_reverse():
+    with pytest.raises(ValueError, match="only with it"):
+        labeller(EDEMA_ONLY, refine="irnet")
+    with pytest.raises(ValueError, match="only with it"):
+        PseudoLabeller([(EDEMA_ONLY, PLAIN)], Saliency(), CPU, boundary=(Border(), PLAIN))
+
+
+def test_seeds_of_allowed_maps():
+    labels = np.zeros((2, 14), np.float32)
+    labels[0, OBSERVATIONS.index("Edema")] = labels[1, OBSERVATIONS.index("Pneumothorax")] = 1
+    wish = {"refine": "none", "foreground": 0.9, "background": 0.1}
+    make = SeedLabeller(labeller(EDEMA_ONLY, irnet=wish))
+    (table,) = make(images(corner(), corner(), labels=labels))
+    assert table.schema == SEED_SCHEMA
+    first, second = table.to_pylist()
+    assert (first["image_id"], first["finding"]) == ("image 0", "Edema")
+    front, back = (masks.decode(first[k], SIZE, SIZE) for k in ("foreground", "background"))
+    assert front[:12, :12].all()
+    assert not front[:, 14:].any()
+    assert back[:, 20:].all()
+    assert not back[:17, :17].any()
+    # Nothing is known of Pneumothorax: its map is flat.
+    assert (second["finding"], second["foreground"], second["background"]) == (
+        "Pneumothorax", None, None,
+    )  # fmt: skip

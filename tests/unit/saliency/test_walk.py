@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from chexseg_platform.saliency.walk import affinities, neighbours, path, walk
+from chexseg_platform.saliency.walk import affinities, neighbours, path, strongest, walk, windows
 from torch import Tensor
 
 
@@ -93,6 +93,42 @@ def test_affinity_by_hand() -> None:
     right_one, right_two = neighbours(3).index((0, 1)), neighbours(3).index((0, 2))
     torch.testing.assert_close(found[right_one, 0], torch.tensor([0.5, 0.5, 0.0]))
     torch.testing.assert_close(found[right_two, 0], torch.tensor([0.5, 0.0, 0.0]))
+
+
+def test_windows_join_the_pairs_within_the_grid() -> None:
+    # Cells of a 2 x 3 grid, numbered 0 to 5. Radius 2: down, right, and both diagonals.
+    number = torch.arange(6).view(2, 3)
+    found = {
+        neighbours(2)[n]: list(zip(number[near].flatten(), number[far].flatten(), strict=True))
+        for n, near, far in windows(2, 2, 3)
+    }
+    assert found == {
+        (0, 1): [(0, 1), (1, 2), (3, 4), (4, 5)],
+        (1, -1): [(1, 3), (2, 4)],
+        (1, 0): [(0, 3), (1, 4), (2, 5)],
+        (1, 1): [(0, 4), (1, 5)],
+    }
+
+
+def test_strongest_has_the_value_and_the_gradient_of_a_maximum() -> None:
+    generator = torch.Generator().manual_seed(3)
+    value = torch.rand(2, 6, 7, generator=generator, dtype=torch.float64).requires_grad_()
+    for down, right in ((0, 3), (2, -3), (4, 1), (3, 0)):
+        left = max(0, -right)
+        wide, high = 7 - abs(right), 6 - down
+        views = [value[:, y : y + high, left + x : left + x + wide] for y, x in path((down, right))]
+        wanted = torch.stack(views).amax(dim=0)
+        found = strongest(value, (down, right))
+        assert torch.equal(found, wanted)
+        assert torch.equal(strongest(value.detach(), (down, right)), wanted)
+        weight = torch.rand(wanted.shape, generator=generator, dtype=torch.float64)
+        gradients = [torch.autograd.grad((x * weight).sum(), value)[0] for x in (found, wanted)]
+        torch.testing.assert_close(*gradients)
+
+
+def test_affinities_are_differentiable() -> None:
+    edge = torch.rand(1, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda value: affinities(value, 3), edge.requires_grad_())
 
 
 @pytest.mark.parametrize(

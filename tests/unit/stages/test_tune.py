@@ -8,6 +8,7 @@ import pytest
 from chexseg_platform import points
 from chexseg_platform.artifacts import Workspace
 from chexseg_platform.config import Experiment, Resources, Tune
+from chexseg_platform.evaluation.bootstrap import Estimate
 from chexseg_platform.plan import SEGMENTER, SWEEP, Plan
 from chexseg_platform.points import Trial
 from chexseg_platform.stages import tune
@@ -116,3 +117,15 @@ def test_asha_compares_shares_where_points_differ_in_epochs() -> None:
     long, short = race.trial(), race.trial()
     assert all(race.goes_on(long, step / 10, 0.5) for step in range(1, 4))
     assert not race.goes_on(short, 1 / 3, 0.4)
+
+
+def test_a_point_that_lost_its_poor_seeds_does_not_win_by_the_lucky_one() -> None:
+    def score(value: float) -> Any:
+        return SimpleNamespace(findings=[Estimate(value)])
+
+    scores = {"p 0.9": score(0.60), "p 0.1": score(0.62), "p 0.5": score(0.55)}
+    seeds = {"p 0.9": (0, 1, 2), "p 0.1": (0,), "p 0.5": (0, 1, 2)}
+    result: Any = SimpleNamespace(scores={tune.METRIC: scores}, seeds=seeds)
+    assert tune.winner_of(result) == "p 0.9"
+    result.seeds = dict.fromkeys(seeds, (0,))
+    assert tune.winner_of(result) == "p 0.1"

@@ -1,0 +1,190 @@
+"""A dataset's shards through a pool of actors on Ray Data: shards in, shards out, nothing twice.
+
+Each shard of the dataset becomes one part of every table that a labeller makes, under a name of
+its own, so a job that was cut off goes on with the shards that are missing. A shard travels by
+name only: the actor that holds the models reads it and writes its results, and pixels never cross
+the object store.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+
+from chexseg_platform import config
+from chexseg_platform.artifacts import Artifact, Draft, Part
+from chexseg_platform.cluster import Supply
+from chexseg_platform.data.store import content_rectangle, label_array
+from chexseg_platform.saliency.pseudolabel import Images
+from chexseg_platform.stages.context import Context
+from chexseg_platform.stages.pools import pooled
+
+COLUMNS = [
+    "image_id", "patient", "study", "split", "height", "width", "image", "labels", "masks",
+]  # fmt: skip
+
+
+ACTORS_PER_GPU = 2
+
+
+class Labeller(Protocol):
+    """Makes tables of a batch of images, in the order of `schemas`."""
+
+    schemas: dict[str, pa.Schema]
+
+    def __call__(self, images: Images) -> tuple[pa.Table, ...]: ...
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is made of a dataset's shards.
+
+    Attributes:
+        build: makes the labeller on a worker: (device, budget in bytes) -> Labeller.
+        tables: the names of what it makes; the last one's part says that a shard is whole.
+        splits: whose images are taken.
+    """
+
+    build: Callable[[torch.device, float | str], Labeller]
+    tables: tuple[str, ...]
+    splits: tuple[str, ...]
+
+    def outputs(self, name: str) -> list[str]:
+        """Return the parts that a dataset's shard becomes, in the order of writing."""
+        number = name.rpartition("/")[2]
+        return [f"{table}/{number}" for table in self.tables]
+
+
+def label_shards(
+    context: Context, stage: str, work: Work, dataset: Artifact, draft: Draft, supply: Supply
+) -> list[Part]:
+    """Do what is not done yet of a dataset's shards, with progress; return all parts."""
+    shards = dataset.parts("rows/")
+    todo = [part for part in shards if draft.done(work.outputs(part.name)[-1]) is None]
+    rows = sum(part.rows or 0 for part in shards)
+    with context.progress(stage, rows, "images") as progress:
+        progress.skip(rows - sum(part.rows or 0 for part in todo))
+        for row in _stream([part.name for part in todo], work, dataset, draft, context, supply):
+            progress.update(advance=int(row["rows"]))
+    return [_receipt(draft, output) for part in shards for output in work.outputs(part.name)]
+
+
+def _receipt(draft: Draft, name: str) -> Part:
+    part = draft.done(name)
+    assert part is not None, name
+    return part
+
+
+def _stream(
+    todo: Sequence[str],
+    work: Work,
+    dataset: Artifact,
+    draft: Draft,
+    context: Context,
+    supply: Supply,
+) -> Iterator[dict[str, Any]]:
+    """Run the shards through a pool of actors; yield a row for each that is written."""
+    workers, cpus, gpus = pool(context.resources, supply, len(todo))
+    arguments = {
+        "work": work,
+        "dataset": dataset,
+        "draft": draft,
+        "batch": context.resources.saliency_batch,
+        "threads": max(1, int(supply.cpus // workers)),
+        "memory": context.resources.saliency_memory,
+    }
+    items = [{"part": name} for name in todo]
+    yield from pooled(items, LabelShards, arguments, workers=workers, cpus=cpus, gpus=gpus)
+
+
+def pool(wish: config.Resources, supply: Supply, shards: int) -> tuple[int, float, float]:
+    """Return how many actors, and the CPUs and GPUs of each.
+
+    An actor asks for less than a whole CPU, for a full cluster could otherwise not start the
+    tasks that feed it, and would wait for ever. Two share a GPU: while one waits for it, the other
+    reads, cuts and writes.
+    """
+    gpus = 1 / ACTORS_PER_GPU if supply.gpus else 0.0
+    wanted = wish.saliency_workers
+    if wanted == "auto":
+        wanted = int(supply.gpus) * ACTORS_PER_GPU if gpus else max(1, int(supply.cpus))
+    return max(1, min(int(wanted), shards)), 0.5, gpus
+
+
+class LabelShards:
+    """An actor: models loaded once, then shard names in and receipts out."""
+
+    def __init__(
+        self,
+        work: Work,
+        dataset: Artifact,
+        draft: Draft,
+        batch: int,
+        threads: int,
+        memory: float | str = "auto",
+    ) -> None:
+        torch.set_num_threads(threads)
+        self.work, self.dataset, self.draft = work, dataset, draft
+        self.batch, self.memory = batch, memory
+        self._label: Labeller | None = None
+
+    @property
+    def label(self) -> Labeller:
+        """Loaded with the first shard: an error in `__init__` is but a dead actor to Ray."""
+        if self._label is None:
+            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            self._label = self.work.build(device, self.memory)
+        return self._label
+
+    def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        began = time.monotonic()
+        rows = [self._shard(str(name)) for name in batch["part"]]
+        spent = np.full(len(rows), (time.monotonic() - began) / max(1, len(rows)))
+        return {"part": batch["part"], "rows": np.array(rows), "seconds": spent}
+
+    def _shard(self, name: str) -> int:
+        table = read_rows(self.dataset, name)
+        kept = table.filter(pc.is_in(table["split"], pa.array(self.work.splits)))
+        size = int(self.dataset.summary["size"])
+        made = [self.label(images) for images, _ in batches(kept, size, self.batch)]
+        made.append(tuple(schema.empty_table() for schema in self.label.schemas.values()))
+        for output, tables in zip(self.work.outputs(name), zip(*made, strict=True), strict=True):
+            self.draft.write(output, pa.concat_tables(tables))
+        return table.num_rows
+
+
+def read_rows(dataset: Artifact, name: str) -> pa.Table:
+    return pq.read_table(
+        io.BytesIO(dataset.read(name)), columns=COLUMNS, page_checksum_verification=True
+    )
+
+
+def batches(table: pa.Table, size: int, batch: int) -> Iterator[tuple[Images, pa.Table]]:
+    """Cut dataset rows into batches for a labeller; each with its rows of the table."""
+    for start in range(0, table.num_rows, batch):
+        rows = table.slice(start, batch)
+        pixels = b"".join(image.as_py() for image in rows["image"])
+        grey = np.frombuffer(pixels, dtype=np.uint8).reshape(-1, size, size)
+        sides = np.stack([rows[name].to_numpy() for name in ("height", "width")], axis=1)
+        content = np.array([content_rectangle(h, w, size) for h, w in sides.tolist()], np.int64)
+        yield (
+            Images(
+                rows["image_id"].to_pylist(),
+                rows["split"].to_pylist(),
+                grey.copy(),
+                content,
+                label_array(rows["labels"]),
+                sides.astype(np.int64),
+            ),
+            rows,
+        )
