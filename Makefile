@@ -44,6 +44,7 @@ test: check
 	$(BIN)/python -m pytest tests/unit tests/integration
 
 bench: $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python -m tests.benchmarks $(ONLY)
 
 clean:

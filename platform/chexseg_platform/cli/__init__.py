@@ -160,7 +160,7 @@ _stage_command("classify", "Train an experiment's classifier.")
 @main.command()
 @experiment_argument
 @options(set_option, workspace_option, tracking_option)
-@click.option("--num-workers", type=click.IntRange(1), help="Default: one a GPU, or one a CPU.")
+@click.option("--num-workers", type=click.IntRange(1), help="Default: two a GPU, or one a CPU.")
 @click.option("--batch-size", type=click.IntRange(1), help="Images at a time. Default: 64.")
 @click.option("--overlays", type=click.IntRange(0), default=0, help="Pages of maps to draw.")
 @click.option(
