@@ -51,7 +51,7 @@ NO_FIELD = "there is no such field. Did you mean"
         ("segmentor: {}", 4, f"segmentor: {NO_FIELD} segmenter?"),
         ("lr: 1", 4, f"lr: {NO_FIELD} classifier.lr or segmenter.lr?"),
         ("segmenter:\n  augment:\n    flipp: 1", 6, "Did you mean segmenter.augment.flip?"),
-        ("evaluation: {flip: 1}", 4, "mean classifier.augment.flip or segmenter.augment.flip?"),
+        ("evaluation: {flip: 1}", 4, "mean classifier.augment.flip or saliency.irnet.augment.flip"),
         ("evaluation: {zzz: 1}", 4, "There: split, resamples, cluster, seed, overlays."),
         ("arms:\n  a: {epoch: 3}", 5, f"arms.a.epoch: {NO_FIELD} arms.a.epochs?"),
         ("arms:\n  a: {augment: {flop: 1}}", 5, "Did you mean arms.a.augment.flip?"),
