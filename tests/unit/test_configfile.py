@@ -49,7 +49,7 @@ NO_FIELD = "there is no such field. Did you mean"
     [
         ("segmenter:\n  lrr: 1", 5, f"segmenter.lrr: {NO_FIELD} segmenter.lr?"),
         ("segmentor: {}", 4, f"segmentor: {NO_FIELD} segmenter?"),
-        ("lr: 1", 4, f"lr: {NO_FIELD} classifier.lr or segmenter.lr?"),
+        ("lr: 1", 4, f"lr: {NO_FIELD} classifier.lr or saliency.irnet.lr or segmenter.lr?"),
         ("segmenter:\n  augment:\n    flipp: 1", 6, "Did you mean segmenter.augment.flip?"),
         ("evaluation: {flip: 1}", 4, "mean classifier.augment.flip or saliency.irnet.augment.flip"),
         ("evaluation: {zzz: 1}", 4, "There: split, resamples, cluster, seed, overlays."),
