@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from traceback import clear_frames
 from typing import Any
 
 from ray.exceptions import RayError
@@ -56,10 +55,6 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except RayError as error:
-        # Ray Data ends a failed run by letting go of its actors, and does not kill them. One frame
-        # of the error holds the failed task, whose callback holds its actor: it would live, and
-        # keep its CPUs, as long as anyone keeps the error.
-        clear_frames(error.__traceback__)
         raise WorkerFailed(sentence(error)) from error
 
 

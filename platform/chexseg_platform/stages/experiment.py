@@ -228,13 +228,13 @@ def _tell_methods(
     say(f"\n{text}\n{saliency_methods.summary_line(comparison, list(made))}")
 
 
-STAGES = ("ingest", "classify", "explain", "segment", "evaluate")
+STAGES = ("ingest", "classify", "segment", "evaluate")
 
 
 def run_until(
     stage: str, context: Context, experiment: Experiment, chain: Plan, tracker: Tracker, say: Say
 ) -> list[Artifact]:
-    """Run an experiment up to a stage of STAGES; return that stage's artifacts."""
+    """Run an experiment up to a stage of STAGES; return its artifacts. See also `run_explain`."""
     parent = records.top_run(tracker, experiment, chain.comparison)
     made = _until(stage, context, experiment, chain, parent, say)
     parent.finish()
@@ -255,8 +255,6 @@ def _until(
             return [dataset]
         return classify_tracked(context, experiment, dataset, parent, say)
     made = prepare(context, experiment, parent, say)
-    if stage == "explain":
-        return [made.pseudolabels]
     trainings = [training for training, _ in chain.segmenters]
     segmenters = train(context, experiment, trainings, made, parent)
     if stage == "segment":
