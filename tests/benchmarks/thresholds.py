@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from chexseg_platform.saliency.threshold import split_histogram, tune
+from chexseg_platform.saliency.histogram import MAP_BINS, split_histogram
+from chexseg_platform.saliency.threshold import tune
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -36,7 +37,7 @@ def run(place: Place) -> list[Row]:
 
 
 def _ours(unit: Tensor, truth: Tensor) -> Tensor:
-    counts = torch.zeros(2, CLASSES, 256, dtype=torch.int64)
+    counts = torch.zeros(2, CLASSES, MAP_BINS, dtype=torch.int64)
     for start in range(0, IMAGES, BATCH):
         part = slice(start, start + BATCH)
         counts += split_histogram(unit[part], truth[part])

@@ -26,12 +26,12 @@ from chexseg_platform.models.classifier import Classifier
 from chexseg_platform.models.precision import precision
 from chexseg_platform.models.preprocess import Preprocess
 from chexseg_platform.saliency.gate import gate
+from chexseg_platform.saliency.histogram import split_histogram
 from chexseg_platform.saliency.methods import Explained, Method, method_of, probabilities
 from chexseg_platform.saliency.threshold import (
     heat_to_mask,
     normalise,
     peaks,
-    split_histogram,
     tune,
     upsample,
 )

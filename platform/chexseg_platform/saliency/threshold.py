@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from chexseg_platform.models.preprocess import content_mask
+from chexseg_platform.saliency.histogram import LEVELS, histogram, to_level
 
 Method = Literal["otsu", "fixed", "tuned"]
-LEVELS = 256
 CACHED = 2**18
 """Pixels worked on at once on a CPU: larger temporaries leave its cache and cost twice the time."""
 FLAT = 1e-6
@@ -133,19 +133,6 @@ def normalise(heat_BKSS: Tensor, content_B4: Tensor | None = None) -> tuple[Tens
     return unit, usable_BK
 
 
-def to_level(unit: Tensor) -> Tensor:
-    """[0, 1] -> 0 to 255, uint8, rounded down."""
-    return (unit * (LEVELS - 1)).to(torch.uint8)
-
-
-def histogram(level_BKSS: Tensor, content_B4: Tensor | None = None) -> Tensor:
-    """256-bin histogram of every map over its image region: (B, K, 256) int64."""
-    batch, classes = level_BKSS.shape[:2]
-    group = torch.arange(batch * classes, device=level_BKSS.device).view(batch, classes, 1, 1)
-    counts = _count(level_BKSS, group, batch * classes, content_B4)
-    return counts.view(batch, classes, LEVELS)
-
-
 def otsu(counts: Tensor) -> Tensor:
     """Otsu's level of histograms (..., 256): foreground is above it; ties go to the lowest.
 
@@ -161,31 +148,6 @@ def otsu(counts: Tensor) -> Tensor:
     # whole numbers above the line, so equal splits really tie.
     spread = (whole * below - moment * total).square() / (below * above)
     return torch.where(below * above > 0, spread, 0.0).argmax(dim=-1)
-
-
-def split_histogram(
-    unit_BKSS: Tensor,
-    truth_BKSS: Tensor,
-    *,
-    content_B4: Tensor | None = None,
-    counted_BK: Tensor | None = None,
-    bins: int = LEVELS,
-) -> Tensor:
-    """Histogram of values by class, split by truth: (2, K, bins) int64, additive over batches.
-
-    Args:
-        unit_BKSS: in [0, 1]: normalised heat, or probabilities.
-        truth_BKSS: bool.
-        content_B4: the image region; padding is not counted.
-        counted_BK: bool, maps that count (an expert has read this class).
-        bins: 256 for heat levels; else bin i holds [i / bins, (i + 1) / bins), the last also 1.
-    """
-    classes = unit_BKSS.shape[1]
-    level = to_level(unit_BKSS) if bins == LEVELS else (unit_BKSS * bins).long().clamp_(0, bins - 1)
-    klass = torch.arange(classes, device=unit_BKSS.device)[None, :, None, None]
-    group = klass + truth_BKSS.long() * classes
-    counts = _count(level, group, 2 * classes, content_B4, counted_BK, bins)
-    return counts.view(2, classes, bins)
 
 
 def pooled_iou(counts_2KT: Tensor) -> Tensor:
@@ -217,21 +179,21 @@ def best_threshold(curve_KT: Tensor) -> Tensor:
     return torch.where(found, middle_KT.long().argmax(-1), -1)
 
 
-def tune(counts_2K256: Tensor) -> Tuned:
+def tune(counts_2KT: Tensor) -> Tuned:
     """Choose each class's threshold on heat maps by pooled IoU, from one histogram pass.
 
     Args:
-        counts_2K256: summed `split_histogram` of normalised maps of validation images.
+        counts_2KT: summed `split_histogram` of normalised maps of validation images, 128 bins.
 
     Returns:
         Thresholds in [0, 1] for `heat_to_mask`; NaN (and NaN IoU) where a class has no positive.
-        Column t of the curve is the IoU of threshold t / 255, t from 0 to 254.
+        Column i of the curve is the IoU of threshold (2 i + 1) / 255, i from 0 to 126.
     """
-    # Foreground is *above* a level, so threshold t is "bins >= t + 1".
-    curve_KT = pooled_iou(counts_2K256)[:, 1:]
+    # Foreground is *above* a level: level 2 i + 1 is below all of bin i + 1 and of no bin after.
+    curve_KT = pooled_iou(counts_2KT)[:, 1:]
     best_K = best_threshold(curve_KT)
     iou_K = curve_KT.gather(1, best_K.clamp(min=0)[:, None])[:, 0]
-    threshold_K = torch.where(best_K >= 0, best_K / (LEVELS - 1.0), torch.nan)
+    threshold_K = torch.where(best_K >= 0, (2 * best_K + 1) / (LEVELS - 1.0), torch.nan)
     return Tuned(threshold_K.float(), iou_K, curve_KT)
 
 
@@ -278,24 +240,6 @@ def _chunks(index_N: Tensor, size: int) -> tuple[Tensor, ...]:
     if index_N.device.type != "cpu":
         return (index_N,)
     return index_N.split(max(1, CACHED // size**2))
-
-
-def _count(
-    level: Tensor,
-    group: Tensor,
-    groups: int,
-    content_B4: Tensor | None = None,
-    counted_BK: Tensor | None = None,
-    bins: int = LEVELS,
-) -> Tensor:
-    """Count levels by group in one pass; pixels that do not count go to a bin of their own."""
-    index = level.long() + group * bins
-    if content_B4 is not None:
-        inside = content_mask(content_B4.to(level.device), *level.shape[2:])[:, None]
-        index = torch.where(inside, index, groups * bins)
-    if counted_BK is not None:
-        index = torch.where(counted_BK.to(level.device)[:, :, None, None], index, groups * bins)
-    return torch.bincount(index.flatten(), minlength=groups * bins + 1)[: groups * bins]
 
 
 def _check_threshold(method: str, threshold: float | Tensor | None, classes: int) -> Tensor | None:

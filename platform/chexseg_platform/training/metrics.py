@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 from torch import Tensor
 
-from chexseg_platform.saliency.threshold import best_threshold, pooled_iou, split_histogram
+from chexseg_platform.saliency.histogram import split_histogram
+from chexseg_platform.saliency.threshold import best_threshold, pooled_iou
 
 
 class PooledIoU:
