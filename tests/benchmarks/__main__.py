@@ -22,7 +22,7 @@ from tests.benchmarks.material import Place
 
 NAMES = (
     "masks", "phantom", "ingest", "saliency", "classifier", "segmenter",
-    "gradcam", "integrated", "walk", "thresholds", "job",
+    "gradcam", "integrated", "walk", "seeds", "thresholds", "job",
 )  # fmt: skip
 
 

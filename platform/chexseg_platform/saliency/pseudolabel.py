@@ -6,8 +6,7 @@ ensembles are), and only then normalised.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,11 +14,9 @@ import pyarrow as pa
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from pycocotools import mask as coco
 from torch import Tensor
 
 from chexseg_platform.config import Saliency
-from chexseg_platform.data.geometry import Letterbox, restore
 from chexseg_platform.findings import FINDING_TO_OBSERVATION, FINDINGS, OBSERVATIONS
 from chexseg_platform.models.boundary import BoundaryNetwork
 from chexseg_platform.models.classifier import Classifier
@@ -28,6 +25,15 @@ from chexseg_platform.models.preprocess import Preprocess
 from chexseg_platform.saliency.gate import gate
 from chexseg_platform.saliency.histogram import split_histogram
 from chexseg_platform.saliency.methods import Explained, Method, method_of, probabilities
+from chexseg_platform.saliency.pseudotable import (
+    Images,
+    encode,
+    image_table,
+    map_table,
+    mask_table,
+    schemas_of,
+    status,
+)
 from chexseg_platform.saliency.threshold import (
     heat_to_mask,
     normalise,
@@ -37,74 +43,8 @@ from chexseg_platform.saliency.threshold import (
 )
 from chexseg_platform.saliency.walk import walk
 
-MASK_SCHEMA = pa.schema(
-    [
-        ("image_id", pa.string()),
-        ("split", pa.string()),
-        ("finding", pa.string()),
-        ("known", pa.bool_()),
-        ("allowed", pa.bool_()),
-        ("probability", pa.float32()),
-        ("threshold", pa.float32()),
-        ("counts", pa.string()),
-        ("peak_row", pa.int16()),
-        ("peak_column", pa.int16()),
-        ("steps", pa.int16()),
-        ("completeness_error", pa.float32()),
-        ("status", pa.string()),
-    ]
-)
-"""A pseudo-label: one image and finding. `counts`: COCO RLE at model size, null without a mask;
-`peak_*`: the map's first maximum in the frame, null without a usable map; `steps` and
-`completeness_error`: of Integrated Gradients, else null; `status`: "mask",
-"empty" (nothing above the threshold), "not allowed", "flat" or "not finite"."""
-
-MAP_SCHEMA = pa.schema(
-    [
-        ("image_id", pa.string()),
-        ("finding", pa.string()),
-        ("height", pa.int32()),
-        ("width", pa.int32()),
-        ("heat", pa.binary()),
-    ]
-)
-"""A map of an allowed (image, finding): float16, row by row, divided by its own maximum."""
-
-IMAGE_SCHEMA = pa.schema(
-    [
-        ("image_id", pa.string()),
-        ("split", pa.string()),
-        ("probabilities", pa.list_(pa.float32())),
-    ]
-)
-
-
-@dataclass(frozen=True)
-class Images:
-    """A batch: ids, splits, grey uint8 (B, S, S), content int64 (B, 4), labels (B, 14).
-
-    `sides`: original height and width, int64 (B, 2); only needed for maps at original size.
-    """
-
-    ids: Sequence[str]
-    splits: Sequence[str]
-    grey: NDArray[np.uint8]
-    content: NDArray[np.int64]
-    labels: NDArray[np.float32]
-    sides: NDArray[np.int64] | None = None
-
-    def cut(self, most: int) -> Iterator[Images]:
-        """Yield the batch in parts of at most `most` images."""
-        for start in range(0, len(self.ids), most):
-            part = slice(start, start + most)
-            yield Images(
-                self.ids[part],
-                self.splits[part],
-                self.grey[part],
-                self.content[part],
-                self.labels[part],
-                None if self.sides is None else self.sides[part],
-            )
+MAPS_AT_ONCE = 4
+"""Copies of full-size maps that averaging and cutting hold at the same time."""
 
 
 class PseudoLabeller:
@@ -247,56 +187,17 @@ class PseudoLabeller:
             "allowed": allowed,
             "probability": probability.cpu().numpy(),
             "threshold": cut.threshold_BK.cpu().numpy(),
-            "counts": _encode(mask_BKSS, filled),
+            "counts": encode(mask_BKSS, filled),
             "peak": peaks(heat_BKhw, size, content).cpu().numpy(),
             "steps": _or_nothing(steps, allowed),
             "error": _or_nothing(error, allowed),
-            "status": _status(allowed, finite, usable, filled),
+            "status": status(allowed, finite, usable, filled),
         }
-        tables = _mask_table(images, columns), _image_table(images, probability_BO.cpu().numpy())
+        tables = mask_table(images, columns), image_table(images, probability_BO.cpu().numpy())
         if self.settings.maps == "none":
             return tables
         shaped = torch.from_numpy(allowed & usable).to(self.device)
         return *tables, map_table(images, heat_BKhw, shaped, self.settings.maps == "original")
-
-
-MAPS_AT_ONCE = 4
-"""Copies of full-size maps that averaging and cutting hold at the same time."""
-
-
-def schemas_of(settings: Saliency) -> dict[str, pa.Schema]:
-    """Return what a labeller makes under some settings: names and schemas of its tables."""
-    made = {"masks": MASK_SCHEMA, "images": IMAGE_SCHEMA}
-    return made if settings.maps == "none" else {**made, "maps": MAP_SCHEMA}
-
-
-def map_table(
-    images: Images, heat_BKhw: Tensor, wanted_BK: Tensor, original: bool = False
-) -> pa.Table:
-    """Return maps as rows (MAP_SCHEMA), in the model's frame or at each image's original size.
-
-    Args:
-        heat_BKhw: at least 0; cells of the whole frame.
-        wanted_BK: bool, which ones.
-        original: padding is cut off and the rest brought to the image's height and width, the
-            inverse of the letterbox that made the frame; needs `images.sides`.
-    """
-    if original and images.sides is None:
-        raise ValueError("maps at original size need the images' heights and widths")
-    size, rows = images.grey.shape[-1], []
-    for image, k in wanted_BK.nonzero().tolist():
-        heat = heat_BKhw[image, k].float().cpu()
-        if original:
-            assert images.sides is not None
-            height, width = (int(side) for side in images.sides[image])
-            frame_SS = upsample(heat[None, None], size)[0, 0]
-            heat = torch.from_numpy(restore(frame_SS, Letterbox(height, width, size)))
-        scaled = (heat / heat.max().clamp(min=1e-30)).half().numpy()
-        place = {"image_id": images.ids[image], "finding": FINDINGS[k]}
-        rows.append(
-            {**place, "height": scaled.shape[0], "width": scaled.shape[1], "heat": scaled.tobytes()}
-        )
-    return pa.Table.from_pylist(rows, schema=MAP_SCHEMA)
 
 
 def _mean_map(maps: Sequence[Tensor]) -> Tensor:
@@ -358,18 +259,6 @@ def _method(
     return "fixed", float(settings.threshold)
 
 
-def _encode(mask_BKSS: NDArray[np.bool_], filled: NDArray[np.bool_]) -> list[list[str | None]]:
-    """COCO counts of the masks that hold a pixel, None for the others."""
-    out: list[list[str | None]] = [[None] * mask_BKSS.shape[1] for _ in mask_BKSS]
-    places = np.argwhere(filled)
-    if len(places):
-        # Masks one after the other, each down its columns: what the encoder wants, in one copy.
-        stack = np.ascontiguousarray(mask_BKSS[filled].transpose(0, 2, 1)).view(np.uint8)
-        for (image, k), item in zip(places, coco.encode(stack.transpose(2, 1, 0)), strict=True):
-            out[image][k] = item["counts"].decode()
-    return out
-
-
 def _largest(values: Sequence[Tensor | None], columns: list[int]) -> Tensor | None:
     kept = [value[:, columns] for value in values if value is not None]
     return torch.stack(kept).amax(dim=0) if kept else None
@@ -377,53 +266,3 @@ def _largest(values: Sequence[Tensor | None], columns: list[int]) -> Tensor | No
 
 def _or_nothing(value: Tensor | None, allowed: NDArray[np.bool_]) -> NDArray[np.float32]:
     return np.full(allowed.shape, np.nan, np.float32) if value is None else value.cpu().numpy()
-
-
-def _nullable(values: NDArray[np.float32], type_: pa.DataType) -> pa.Array:
-    """A column of numbers, null where they are NaN."""
-    return pa.array(values.ravel(), pa.float32(), from_pandas=True).cast(type_)
-
-
-def _status(
-    allowed: NDArray[np.bool_],
-    finite: NDArray[np.bool_],
-    usable: NDArray[np.bool_],
-    filled: NDArray[np.bool_],
-) -> NDArray[np.str_]:
-    conditions = [~allowed, ~finite, ~usable, filled]
-    return np.select(conditions, ["not allowed", "not finite", "flat", "mask"], default="empty")
-
-
-def _mask_table(images: Images, columns: Mapping[str, Any]) -> pa.Table:
-    batch, classes = columns["known"].shape
-    peak = columns["peak"].reshape(-1, 2)
-    threshold = columns["threshold"].ravel()
-    return pa.table(
-        {
-            "image_id": pa.array(np.repeat(np.array(images.ids, dtype=object), classes)),
-            "split": pa.array(np.repeat(np.array(images.splits, dtype=object), classes)),
-            "finding": pa.array(list(FINDINGS) * batch),
-            "known": pa.array(columns["known"].ravel()),
-            "allowed": pa.array(columns["allowed"].ravel()),
-            "probability": pa.array(columns["probability"].ravel().astype(np.float32)),
-            "threshold": pa.array(threshold.astype(np.float32), mask=np.isnan(threshold)),
-            "counts": pa.array([run for row in columns["counts"] for run in row], pa.string()),
-            "peak_row": pa.array(peak[:, 0].astype(np.int16), mask=peak[:, 0] < 0),
-            "peak_column": pa.array(peak[:, 1].astype(np.int16), mask=peak[:, 1] < 0),
-            "steps": _nullable(columns["steps"], pa.int16()),
-            "completeness_error": _nullable(columns["error"], pa.float32()),
-            "status": pa.array(columns["status"].ravel().tolist()),
-        },
-        schema=MASK_SCHEMA,
-    )
-
-
-def _image_table(images: Images, probabilities: NDArray[np.float32]) -> pa.Table:
-    return pa.table(
-        {
-            "image_id": list(images.ids),
-            "split": list(images.splits),
-            "probabilities": probabilities.astype(np.float32).tolist(),
-        },
-        schema=IMAGE_SCHEMA,
-    )

@@ -8,7 +8,8 @@ import torch
 
 from chexseg_platform.findings import FINDING_TO_OBSERVATION, FINDINGS
 from chexseg_platform.saliency.gate import gate
-from chexseg_platform.saliency.pseudolabel import Images, PseudoLabeller
+from chexseg_platform.saliency.pseudolabel import PseudoLabeller
+from chexseg_platform.saliency.pseudotable import Images
 from chexseg_platform.saliency.seeds import encode, find_seeds
 
 SEED_SCHEMA = pa.schema(

@@ -22,7 +22,8 @@ from chexseg_platform.artifacts import Artifact
 from chexseg_platform.data import masks
 from chexseg_platform.findings import FINDINGS
 from chexseg_platform.locks import once
-from chexseg_platform.saliency.pseudolabel import PseudoLabeller, schemas_of, tune_thresholds
+from chexseg_platform.saliency.pseudolabel import PseudoLabeller, tune_thresholds
+from chexseg_platform.saliency.pseudotable import schemas_of
 from chexseg_platform.saliency.threshold import upsample
 from chexseg_platform.stages.context import Context, Timer
 from chexseg_platform.stages.errors import plain_errors

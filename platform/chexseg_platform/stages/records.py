@@ -37,11 +37,11 @@ FINDING_CURVES = {"iou": "validation IoU", "auroc": "validation AUROC"}
 """MLflow makes a section of charts of what stands before the slash, and sorts them by name."""
 
 
-def top_run(tracker: Tracker, experiment: Experiment, key: str) -> RunRef:
-    """Open the experiment's own run, with its resolved settings."""
+def top_run(tracker: Tracker, experiment: Experiment, key: str, name: str | None = None) -> RunRef:
+    """Open the experiment's own run, or its sweep's by a name, with its resolved settings."""
     run = tracker.run(
         key,
-        experiment.name,
+        name or experiment.name,
         tags={"code": code_revision(), "fingerprint": key},
         params=key_settings(experiment),
     )
@@ -174,6 +174,28 @@ def finish_comparison(
     headline = tables.headline(comparison.json("comparison.json"))
     parent.tags({DESCRIPTION: f"{experiment.description.strip()}\n\n{headline}".strip()})
     finish(run, comparison)
+
+
+def finish_sweep(parent: RunRef, experiment: Experiment, sweep: Artifact) -> None:
+    """Log a sweep's table and plot, what was chosen and how it does on the test images."""
+    for name in ("sweep.txt", "sweep.csv"):
+        parent.text(name, sweep.read(name).decode())
+    for part in sweep.parts():
+        if part.name.endswith(".png"):
+            parent.image(part.name, sweep.read(part.name))
+    winner, test = sweep.summary["winner"], sweep.json("test.json")
+    parent.metrics(0, chosen_metrics(test, winner))
+    text = f"Chosen on validation patients: {winner}. On the {experiment.evaluation.split} images:"
+    whole = f"{experiment.description.strip()}\n\n{text}\n\n{tables.headline(test)}"
+    parent.tags({DESCRIPTION: whole.strip()})
+    parent.finish()
+
+
+def chosen_metrics(test: Mapping[str, Any], winner: str) -> dict[str, float]:
+    """Return the means of a sweep's winner on the test images: "mIoU C/chosen"."""
+    scores = {m: test["scores"][m][winner] for m in tables.SHOWN if m in test["scores"]}
+    means = {SHORT[metric]: score["findings"][-1]["value"] for metric, score in scores.items()}
+    return {f"{name}/chosen": float(mean) for name, mean in means.items() if mean is not None}
 
 
 def headline_metrics(summary: Mapping[str, Any]) -> dict[str, float]:

@@ -25,7 +25,7 @@ from chexseg_platform import config
 from chexseg_platform.artifacts import Artifact, Draft, Part
 from chexseg_platform.cluster import Supply
 from chexseg_platform.data.store import content_rectangle, label_array
-from chexseg_platform.saliency.pseudolabel import Images
+from chexseg_platform.saliency.pseudotable import Images
 from chexseg_platform.stages.context import Context
 from chexseg_platform.stages.pools import pooled
 

@@ -29,7 +29,7 @@ def sweep(context: Context, experiment: Experiment, tracker: Tracker, say: Say) 
     """
     trials = points.trials_of(experiment, plan.Plan.of(experiment, context.workspace))
     print_ = points.sweep_print(experiment, trials)
-    parent = records.top_run(tracker, experiment, print_)
+    parent = records.top_run(tracker, experiment, print_, f"{experiment.name} sweep")
     made = _prepare(context, trials, parent, say)
     for trial in trials:
         if trial.training.settings.expert_probability > 0:
@@ -37,8 +37,7 @@ def sweep(context: Context, experiment: Experiment, tracker: Tracker, say: Say) 
             experts.choose(trial.training.settings.expert_masks, trial.training.seed)
     make = partial(_sweep, context, experiment, trials, print_, made, tracker, parent, say)
     found = once(context.workspace, plan.SWEEP, print_, make)
-    _track(parent, found)
-    parent.finish()
+    records.finish_sweep(parent, experiment, found)
     return found
 
 
@@ -272,11 +271,3 @@ def _plot(
         chosen=ratio[best],
         metric="validation mIoU (pooled)",
     )
-
-
-def _track(parent: RunRef, sweep_: Artifact) -> None:
-    parent.text("sweep.txt", sweep_.read("sweep.txt").decode())
-    parent.text("sweep.csv", sweep_.read("sweep.csv").decode())
-    for part in sweep_.parts():
-        if part.name.endswith(".png"):
-            parent.image(part.name, sweep_.read(part.name))

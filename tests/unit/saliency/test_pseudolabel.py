@@ -8,14 +8,8 @@ from chexseg_platform.data import masks
 from chexseg_platform.findings import FINDING_TO_OBSERVATION, FINDINGS, OBSERVATIONS
 from chexseg_platform.models.classifier import Classifier, ClassifierSpec
 from chexseg_platform.models.preprocess import Preprocess
-from chexseg_platform.saliency.pseudolabel import (
-    IMAGE_SCHEMA,
-    MAP_SCHEMA,
-    MASK_SCHEMA,
-    Images,
-    PseudoLabeller,
-    tune_thresholds,
-)
+from chexseg_platform.saliency.pseudolabel import PseudoLabeller, tune_thresholds
+from chexseg_platform.saliency.pseudotable import IMAGE_SCHEMA, MAP_SCHEMA, MASK_SCHEMA, Images
 from chexseg_platform.saliency.seedlabel import SEED_SCHEMA, SeedLabeller
 from torch import nn
 

@@ -1,6 +1,6 @@
 """Names under which the tracking store shows what stages measured."""
 
-from chexseg_platform.stages.records import curves, headline_metrics, run_name
+from chexseg_platform.stages.records import chosen_metrics, curves, headline_metrics, run_name
 
 
 def test_curves_of_a_finding_are_grouped_and_the_score_is_not_told_twice() -> None:
@@ -32,6 +32,20 @@ def test_scores_are_grouped_by_metric_and_missing_ones_left_out() -> None:
         "mIoU C/pseudo-labels": 0.1,
         "gap closed/mIoU B": 0.5,
     }
+
+
+def test_a_sweep_tells_the_means_of_its_winner() -> None:
+    def score(mean: float | None) -> dict[str, list[dict[str, float | None]]]:
+        return {"findings": [{"value": 0.9}, {"value": mean}]}
+
+    test = {
+        "scores": {
+            "iou_pooled": {"0.5": score(0.2), "pseudo-labels": score(0.1)},
+            "iou_union": {"0.5": score(None)},
+            "dice_pooled": {"0.5": score(0.3)},
+        }
+    }
+    assert chosen_metrics(test, "0.5") == {"mIoU C/chosen": 0.2}
 
 
 def test_run_names_have_no_other_characters() -> None:
