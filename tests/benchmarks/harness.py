@@ -68,13 +68,15 @@ def compare(
     """Run both sides in turns, after one unmeasured run of each."""
     ours(), peer()
     pairs = list(_in_turns(ours, peer, repetitions))
+    ratio = statistics.median(a / b for a, b in pairs)
+    print(f"{name}: {ratio:.3g} times {peer_name}", flush=True)
     return Row(
         name=name,
         ours=statistics.median(a for a, _ in pairs),
         unit=unit,
         peer=statistics.median(b for _, b in pairs),
         peer_name=peer_name,
-        ratio=statistics.median(a / b for a, b in pairs),
+        ratio=ratio,
         aim=aim,
     )
 
