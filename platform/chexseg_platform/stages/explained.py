@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chexseg_platform.artifacts import Artifact
-from chexseg_platform.data.store import content_rectangle, label_array, read_index
+from chexseg_platform.data.store import content_rectangle, label_array
 from chexseg_platform.evaluation.localization import lines, locate
 from chexseg_platform.findings import FINDINGS, OBSERVATIONS
 from chexseg_platform.saliency.health import at_border, in_corner
@@ -21,69 +22,97 @@ from chexseg_platform.training.metrics import study_auroc
 def summarise(
     outputs: Artifact, dataset: Artifact, thresholds: Sequence[float] | None
 ) -> dict[str, Any]:
-    """Counts by status, masks a finding, where maps peak, and the AUROC on each split."""
+    """Counts by status, masks a finding, where maps peak, and the AUROC on each split.
+
+    Mask rows are summed part by part, for there are ten an image: only those of validation images,
+    and the images' probabilities, are ever in memory together.
+    """
     columns = [
         "image_id", "split", "finding", "status", "allowed", "counts", "peak_row", "peak_column",
     ]  # fmt: skip
-    table, index = outputs.tables("masks/", columns), read_index(dataset)
-    status = pc.value_counts(table["status"]).to_pylist() if table.num_rows else []
-    made = table.filter(pc.equal(table["status"], "mask"))
-    counted = pc.value_counts(made["finding"]).to_pylist()
-    per_finding = {item["values"]: item["counts"] for item in counted}
+    size, status, made = int(dataset.summary["size"]), Counter[str](), Counter[str]()
+    peaks, valid, read = Peaks(size), list[pa.Table](), list[pa.Table]()
+    for part in dataset.parts("index/"):
+        index = dataset.table(part.name)
+        table = outputs.table(f"masks/{part.name.rpartition('/')[2]}", columns)
+        status.update(table["status"].to_pylist())
+        made.update(table.filter(pc.equal(table["status"], "mask"))["finding"].to_pylist())
+        peaks.add(table, index)
+        valid.append(table.filter(pc.equal(table["split"], "valid")))
+        shown = pc.and_(pc.equal(index["split"], "valid"), pc.is_valid(index["masks"]))
+        read.append(index.filter(shown))
+    images = outputs.tables("images/")
+    known = dataset.tables("index/", ["image_id", "patient", "study", "labels"])
     return {
-        "images": outputs.tables("images/", ["image_id"]).num_rows,
-        "masks": {name: per_finding.get(name, 0) for name in FINDINGS},
-        "status": {item["values"]: item["counts"] for item in status},
-        "peaks": peak_shares(table, index, int(dataset.summary["size"])),
-        "localization": _localization(table, index, int(dataset.summary["size"])),
+        "images": images.num_rows,
+        "masks": {name: made[name] for name in FINDINGS},
+        "status": dict(sorted(status.items())),
+        "peaks": peaks.shares(),
+        "localization": _localization(pa.concat_tables(valid), pa.concat_tables(read), size),
         "thresholds": None
         if thresholds is None
         else {n: None if t != t else t for n, t in zip(FINDINGS, thresholds, strict=True)},
-        "auroc": _aurocs(outputs.tables("images/"), index),
+        "auroc": _aurocs(images, known),
     }
 
 
-def peak_shares(table: pa.Table, index: pa.Table, size: int) -> dict[str, dict[str, Any]]:
-    """Return, a finding and over all, how many allowed maps peak, and where.
+class Peaks:
+    """How many allowed maps peak in a corner or at the border of their image, summed over parts.
 
     Args:
-        table: mask rows with image_id, finding, allowed and peaks in the frame.
-        index: the dataset's, for the place of each image in its frame.
         size: side of the frame.
-
-    Returns:
-        finding (or "all") -> {"maps", "corner", "border"}; shares from 0 to 1, None without maps.
     """
-    table = table.filter(pc.and_(table["allowed"], pc.is_valid(table["peak_row"])))
-    ids, heights, widths = (index[name].to_pylist() for name in ("image_id", "height", "width"))
-    content = {
-        image_id: content_rectangle(height, width, size)
-        for image_id, height, width in zip(ids, heights, widths, strict=True)
-    }
-    peaks = np.stack([table[name].to_numpy() for name in ("peak_row", "peak_column")], axis=1)
-    places = np.array([content[i] for i in table["image_id"].to_pylist()]).reshape(-1, 4)
-    corner, border = in_corner(peaks, places), at_border(peaks, places)
-    findings = np.array(table["finding"].to_pylist(), dtype=object)
-    found = {}
-    for name in ("all", *FINDINGS):
-        mine = np.ones(len(findings), bool) if name == "all" else findings == name
-        shares = {"corner": corner[mine], "border": border[mine]}
-        found[name] = {"maps": int(mine.sum())} | {
-            key: round(float(value.mean()), 4) if mine.any() else None
-            for key, value in shares.items()
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.counts = {name: np.zeros(3, np.int64) for name in ("all", *FINDINGS)}
+
+    def add(self, table: pa.Table, index: pa.Table) -> None:
+        """Count a part.
+
+        Args:
+            table: mask rows with image_id, finding, allowed and peaks in the frame.
+            index: the dataset's rows of these images, for the place of each in its frame.
+        """
+        table = table.filter(pc.and_(table["allowed"], pc.is_valid(table["peak_row"])))
+        ids, heights, widths = (index[name].to_pylist() for name in ("image_id", "height", "width"))
+        content = {
+            image_id: content_rectangle(height, width, self.size)
+            for image_id, height, width in zip(ids, heights, widths, strict=True)
         }
-    return found
+        peaks = np.stack([table[name].to_numpy() for name in ("peak_row", "peak_column")], axis=1)
+        places = np.array([content[i] for i in table["image_id"].to_pylist()]).reshape(-1, 4)
+        found = np.stack(
+            [np.ones(len(peaks), bool), in_corner(peaks, places), at_border(peaks, places)], axis=1
+        )
+        findings = np.array(table["finding"].to_pylist(), dtype=object)
+        for name, counts in self.counts.items():
+            counts += found[(findings == name) | (name == "all")].sum(axis=0)
+
+    def shares(self) -> dict[str, dict[str, Any]]:
+        """Return finding (or "all") -> {"maps", "corner", "border"}; shares, None without maps."""
+        return {
+            name: {
+                "maps": int(maps),
+                "corner": round(float(corner / maps), 4) if maps else None,
+                "border": round(float(border / maps), 4) if maps else None,
+            }
+            for name, (maps, corner, border) in self.counts.items()
+        }
 
 
-def _localization(table: pa.Table, index: pa.Table, size: int) -> list[dict[str, Any]]:
-    """Compare the validation images' pseudo-labels with the experts' masks, a row a finding."""
-    read = index.filter(pc.and_(pc.equal(index["split"], "valid"), pc.is_valid(index["masks"])))
+def _localization(valid: pa.Table, read: pa.Table, size: int) -> list[dict[str, Any]]:
+    """Compare the validation images' pseudo-labels with the experts' masks, a row a finding.
+
+    Args:
+        valid: mask rows of validation images.
+        read: the dataset's rows of those that an expert read.
+    """
     drawn, content = {}, {}
     for row in read.select(["image_id", "height", "width", "small_masks"]).to_pylist():
         top, bottom, left, right = content_rectangle(row["height"], row["width"], size)
         content[row["image_id"]] = (bottom - top) * (right - left)
         drawn[row["image_id"]] = {m["finding"]: m["counts"] for m in row["small_masks"]}
-    valid = table.filter(pc.equal(table["split"], "valid"))
     return [
         {key: round(v, 4) if isinstance(v, float) else v for key, v in asdict(item).items()}
         for item in locate(valid, drawn, content, size)
@@ -159,7 +188,7 @@ def _aurocs(table: pa.Table, index: pa.Table) -> dict[str, dict[str, float | Non
     for split in sorted(set(table["split"].to_pylist())):
         of = table.filter(pc.equal(table["split"], split))
         at = [place[image_id] for image_id in of["image_id"].to_pylist()]
-        scores = np.array(of["probabilities"].to_pylist(), dtype=np.float32)
+        scores = label_array(of["probabilities"])
         each = study_auroc(scores, labels[at], [studies[i] for i in at])
         result[split] = {
             name: None if np.isnan(value) else round(float(value), 4)

@@ -9,7 +9,7 @@ from chexseg_platform.artifacts import Artifact, Workspace
 from chexseg_platform.data import masks
 from chexseg_platform.data.store import SMALL_TYPE
 from chexseg_platform.findings import FINDINGS
-from chexseg_platform.stages.explained import choose_cases, describe_peaks, peak_shares
+from chexseg_platform.stages.explained import Peaks, choose_cases, describe_peaks
 
 SIZE = 48
 
@@ -27,19 +27,21 @@ INDEX = pa.table({"image_id": ["whole", "wide"], "height": [48, 24], "width": [4
 
 
 def test_peaks_are_counted_by_finding_where_a_map_was_allowed() -> None:
-    shares = peak_shares(
-        table(
-            ("whole", "Edema", True, 0, 0),  # corner and border
-            ("whole", "Edema", True, 24, 1),  # border
-            ("whole", "Edema", True, 24, 24),
-            ("wide", "Edema", True, 12, 0),  # the image's own corner
-            ("whole", "Edema", False, 0, 0),
-            ("whole", "Atelectasis", True, None, None),
-            ("wide", "Cardiomegaly", True, 14, 24),
-        ),
-        INDEX,
-        SIZE,
+    first = table(
+        ("whole", "Edema", True, 0, 0),  # corner and border
+        ("whole", "Edema", True, 24, 1),  # border
+        ("whole", "Edema", False, 0, 0),
+        ("whole", "Atelectasis", True, None, None),
     )
+    second = table(
+        ("whole", "Edema", True, 24, 24),
+        ("wide", "Edema", True, 12, 0),  # the image's own corner
+        ("wide", "Cardiomegaly", True, 14, 24),
+    )
+    peaks = Peaks(SIZE)
+    for part in (first, table(), second):
+        peaks.add(part, INDEX)
+    shares = peaks.shares()
     assert shares["Edema"] == {"maps": 4, "corner": 0.5, "border": 0.75}
     assert shares["Cardiomegaly"] == {"maps": 1, "corner": 0.0, "border": 0.0}
     assert shares["Atelectasis"] == {"maps": 0, "corner": None, "border": None}
@@ -50,7 +52,7 @@ def test_peaks_are_counted_by_finding_where_a_map_was_allowed() -> None:
 
 
 def test_without_a_map_nothing_is_said() -> None:
-    assert describe_peaks({"peaks": peak_shares(table(), INDEX, SIZE)}) == ""
+    assert describe_peaks({"peaks": Peaks(SIZE).shares()}) == ""
     assert describe_peaks({}) == ""
 
 
