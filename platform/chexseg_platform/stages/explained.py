@@ -31,7 +31,8 @@ def summarise(
         "image_id", "split", "finding", "status", "allowed", "counts", "peak_row", "peak_column",
     ]  # fmt: skip
     size, status, made = int(dataset.summary["size"]), Counter[str](), Counter[str]()
-    peaks, valid, read = Peaks(size), list[pa.Table](), list[pa.Table]()
+    peaks = Peaks(size)
+    valid, read, known = list[pa.Table](), list[pa.Table](), list[pa.Table]()
     for part in dataset.parts("index/"):
         index = dataset.table(part.name)
         table = outputs.table(f"masks/{part.name.rpartition('/')[2]}", columns)
@@ -41,8 +42,8 @@ def summarise(
         valid.append(table.filter(pc.equal(table["split"], "valid")))
         shown = pc.and_(pc.equal(index["split"], "valid"), pc.is_valid(index["masks"]))
         read.append(index.filter(shown))
+        known.append(index.select(["image_id", "patient", "study", "labels"]))
     images = outputs.tables("images/")
-    known = dataset.tables("index/", ["image_id", "patient", "study", "labels"])
     return {
         "images": images.num_rows,
         "masks": {name: made[name] for name in FINDINGS},
@@ -52,7 +53,7 @@ def summarise(
         "thresholds": None
         if thresholds is None
         else {n: None if t != t else t for n, t in zip(FINDINGS, thresholds, strict=True)},
-        "auroc": _aurocs(images, known),
+        "auroc": _aurocs(images, pa.concat_tables(known)),
     }
 
 
