@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import psutil
 import ray
@@ -287,6 +288,16 @@ def _up(plan: TrainingPlan) -> int:
         int(min(node.get(name, 0) / each for name, each in plan.per_worker.items()))
         for node in nodes
     )
+
+
+def here() -> Any:
+    """Return the scheduling strategy of what a driver cannot do without.
+
+    Ray would put it on any node, and the run would end with a node that it can well lose.
+    """
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def own_group() -> str:

@@ -15,6 +15,7 @@ import ray
 import ray.data
 from numpy.typing import NDArray
 
+from chexseg_platform.cluster import here
 from chexseg_platform.stages.errors import rows_of
 
 Batch = dict[str, NDArray[Any]]
@@ -76,7 +77,7 @@ def pooled(
     """
     if not items:
         return
-    roll = Roll.remote()  # type: ignore[attr-defined]
+    roll = Roll.options(scheduling_strategy=here()).remote()  # type: ignore[attr-defined]
     ds: Any = ray.data.from_items([dict(item) for item in items], override_num_blocks=len(items))
     ds = ds.map_batches(
         PoolWorker,
@@ -84,7 +85,8 @@ def pooled(
         batch_size=1,
         num_cpus=cpus,
         num_gpus=gpus or None,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers),
+        # One is enough to go on with, on a cluster that has lost nodes; all are wanted at once.
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers),
     )
     try:
         yield from rows_of(ds)

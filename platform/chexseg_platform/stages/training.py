@@ -21,7 +21,7 @@ from typing import Any
 import ray
 
 from chexseg_platform.artifacts import Draft, Part, Storage
-from chexseg_platform.cluster import TrainingPlan, own_group, plan_training
+from chexseg_platform.cluster import TrainingPlan, here, own_group, plan_training
 from chexseg_platform.models.first_weights import META, WEIGHTS
 from chexseg_platform.stages.context import Context
 from chexseg_platform.stages.errors import plain
@@ -173,13 +173,15 @@ def run_jobs(
     Raises:
         TrainingFailed: for the first training that fails; those that are done were handed over.
     """
-    board = Board.remote()  # type: ignore[attr-defined]
+    stay = {"scheduling_strategy": here()}
+    board = Board.options(**stay).remote()  # type: ignore[attr-defined]
     waiting = list(jobs)
     running: dict[Any, Job] = {}
     while waiting or running:
         while waiting and len(running) < plan.parallel:
             job = waiting.pop(0)
-            reference = _drive.remote(job, plan, runs, board, retries, timeout_minutes)
+            drive = _drive.options(**stay)
+            reference = drive.remote(job, plan, runs, board, retries, timeout_minutes)
             running[reference] = job
         finished, _ = ray.wait(list(running), timeout=POLL_SECONDS)
         for note in ray.get(board.take.remote()):
