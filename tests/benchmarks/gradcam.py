@@ -6,21 +6,17 @@ bare forward has the faster of the two memory formats.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import torch
 from captum.attr import LayerGradCam
-from chexseg_platform.models.classifier import Classifier, ClassifierSpec, build_classifier
+from chexseg_platform.models.classifier import Classifier
 from chexseg_platform.saliency.gradcam import explain_batch
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor
 
 from tests.benchmarks.harness import Row, compare, rate_of
+from tests.benchmarks.hotpath import BATCH, CLASSES, fastest_format, forward, material
 from tests.benchmarks.material import Place
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-SIZE, BATCH, CLASSES = 320, 8, 14
 NAME = "grad-cam, 14 classes, densenet121 at 320"
 
 
@@ -34,7 +30,7 @@ def run(place: Place) -> list[Row]:
 
     few = images[:2]
     return [
-        compare(NAME, "images/s", ours, lambda: _forward(best, images), "bare forward", aim=0.95),
+        compare(NAME, "images/s", ours, lambda: forward(best, images), "bare forward", aim=0.95),
         compare(
             NAME + " ",
             "images/s",
@@ -54,37 +50,6 @@ def run(place: Place) -> list[Row]:
             repetitions=1,
         ),
     ]
-
-
-def material(batch: int = BATCH) -> tuple[Classifier, Tensor]:
-    """Return the papers' classifier with random weights, and a batch."""
-    torch.manual_seed(0)
-    model = build_classifier(ClassifierSpec(encoder="densenet121")).eval().to(DEVICE)
-    return model, torch.randn(batch, 1, SIZE, SIZE, device=DEVICE)
-
-
-def fastest_format(model: Classifier, images: Tensor) -> torch.memory_format:
-    """Return the memory format in which the bare forward is faster."""
-    found = {}
-    for name in (torch.contiguous_format, torch.channels_last):
-        model.to(memory_format=name)
-        _forward(model, images)
-        found[name] = max(_forward(model, images) for _ in range(3))
-    return max(found, key=found.__getitem__)
-
-
-def _forward(model: Classifier, images: Tensor) -> float:
-    return rate_of(len(images), _synchronised(lambda: model(images)))
-
-
-def _synchronised(work: Callable[[], Tensor]) -> Callable[[], None]:
-    @torch.inference_mode()
-    def done() -> None:
-        work()
-        if DEVICE.type == "cuda":
-            torch.cuda.synchronize()
-
-    return done
 
 
 def _pytorch_grad_cam(model: Classifier, images: Tensor) -> None:

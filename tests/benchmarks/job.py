@@ -25,8 +25,8 @@ from chexseg_platform.stages.explain import Models, explain
 from chexseg_platform.stages.models import load_models
 from chexseg_platform.stages.shards import LabelShards, batches, read_rows
 
-from tests.benchmarks.gradcam import DEVICE, fastest_format
 from tests.benchmarks.harness import Row, rate_of
+from tests.benchmarks.hotpath import DEVICE, fastest_format
 from tests.benchmarks.material import Place
 
 IMAGES, SCALED, SIZE = 1200, 100, 320

@@ -155,12 +155,7 @@ def dump_boundary(
     model: BoundaryNetwork, preprocess: Preprocess, extra: Mapping[str, Any] | None = None
 ) -> dict[str, bytes]:
     """The two files of a checkpoint, encoder included; `extra` (JSON-ready) is kept as "extra"."""
-    meta = {
-        "kind": "boundary",
-        "spec": asdict(model.spec),
-        "preprocess": preprocess.to_dict(),
-        "extra": dict(extra or {}),
-    }
+    meta = checkpoints.describe("boundary", asdict(model.spec), preprocess.to_dict(), extra)
     return checkpoints.dumps(model.state_dict(), meta)
 
 
@@ -172,11 +167,9 @@ def load_boundary(files: Mapping[str, bytes]) -> tuple[BoundaryNetwork, dict[str
     Raises:
         CorruptCheckpoint, WrongArchitecture.
     """
-    state, meta = checkpoints.loads(files)
-    checkpoints.require_kind(meta, "boundary")
-    model = build_boundary(BoundarySpec.from_dict(meta.get("spec", {})))
-    checkpoints.load_exactly(model, state, "The boundary checkpoint")
-    return model.eval(), meta
+    return checkpoints.rebuild(
+        files, "boundary", lambda spec: build_boundary(BoundarySpec.from_dict(spec))
+    )
 
 
 def _branch(channels: int, width: int) -> nn.Sequential:

@@ -13,9 +13,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -29,6 +29,7 @@ from chexseg_platform.models.first_weights import META, WEIGHTS
 FORMAT = 1
 
 State = Mapping[str, Tensor]
+Model = TypeVar("Model", bound=nn.Module)
 
 
 class CorruptCheckpoint(ValueError):
@@ -109,6 +110,44 @@ def load(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return loads(first_weights.files(str(folder)))
     except CorruptCheckpoint as error:
         raise CorruptCheckpoint(f"{folder}: {error}") from error
+
+
+def describe(
+    kind: str,
+    spec: Mapping[str, Any],
+    preprocess: Mapping[str, Any],
+    extra: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The meta of a checkpoint: everything needed to build and feed its model again, JSON-ready.
+
+    `extra` is what else is kept of it (thresholds, epoch, ...).
+    """
+    return {
+        "kind": kind,
+        "spec": dict(spec),
+        "preprocess": dict(preprocess),
+        "extra": dict(extra or {}),
+    }
+
+
+def rebuild(
+    files: Mapping[str, bytes], kind: str, build: Callable[[Mapping[str, Any]], Model]
+) -> tuple[Model, dict[str, Any]]:
+    """The model of a checkpoint, in eval mode on the CPU, and its meta.
+
+    Args:
+        files: as from `dumps`, with a meta as from `describe`.
+        kind: what it must hold.
+        build: makes the model from the spec.
+
+    Raises:
+        CorruptCheckpoint, WrongArchitecture.
+    """
+    state, meta = loads(files)
+    require_kind(meta, kind)
+    model = build(meta.get("spec", {}))
+    load_exactly(model, state, f"The {kind} checkpoint")
+    return model.eval(), meta
 
 
 def require_kind(meta: Mapping[str, Any], kind: str) -> None:

@@ -211,12 +211,7 @@ def classifier_meta(
     spec: ClassifierSpec, preprocess: Preprocess, extra: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Everything needed to build and feed the model again, JSON-ready."""
-    return {
-        "kind": "classifier",
-        "spec": asdict(spec),
-        "preprocess": preprocess.to_dict(),
-        "extra": dict(extra or {}),
-    }
+    return checkpoints.describe("classifier", asdict(spec), preprocess.to_dict(), extra)
 
 
 def load_classifier(files: Mapping[str, bytes]) -> tuple[Classifier, dict[str, Any]]:
@@ -227,9 +222,6 @@ def load_classifier(files: Mapping[str, bytes]) -> tuple[Classifier, dict[str, A
     Raises:
         CorruptCheckpoint, WrongArchitecture.
     """
-    state, meta = checkpoints.loads(files)
-    checkpoints.require_kind(meta, "classifier")
-    spec = ClassifierSpec.from_dict(meta.get("spec", {}))
-    model = build_classifier(spec)
-    checkpoints.load_exactly(model, state, "The classifier checkpoint")
-    return model.eval(), meta
+    return checkpoints.rebuild(
+        files, "classifier", lambda spec: build_classifier(ClassifierSpec.from_dict(spec))
+    )

@@ -195,12 +195,7 @@ def segmenter_meta(
     spec: SegmenterSpec, preprocess: Preprocess, extra: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Everything needed to build and feed the model again, JSON-ready."""
-    return {
-        "kind": "segmenter",
-        "spec": spec.to_dict(),
-        "preprocess": preprocess.to_dict(),
-        "extra": dict(extra or {}),
-    }
+    return checkpoints.describe("segmenter", spec.to_dict(), preprocess.to_dict(), extra)
 
 
 def load_segmenter(files: Mapping[str, bytes]) -> tuple[nn.Module, dict[str, Any]]:
@@ -212,11 +207,9 @@ def load_segmenter(files: Mapping[str, bytes]) -> tuple[nn.Module, dict[str, Any
     Raises:
         CorruptCheckpoint, WrongArchitecture.
     """
-    state, meta = checkpoints.loads(files)
-    checkpoints.require_kind(meta, "segmenter")
-    model = build_segmenter(SegmenterSpec.from_dict(meta.get("spec", {})))
-    checkpoints.load_exactly(model, state, "The segmenter checkpoint")
-    return model.eval(), meta
+    return checkpoints.rebuild(
+        files, "segmenter", lambda spec: build_segmenter(SegmenterSpec.from_dict(spec))
+    )
 
 
 class TolerantBatchNorm2d(nn.BatchNorm2d):

@@ -85,8 +85,12 @@ def pooled(
         batch_size=1,
         num_cpus=cpus,
         num_gpus=gpus or None,
-        # One is enough to go on with, on a cluster that has lost nodes; all are wanted at once.
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers),
+        compute=ray.data.ActorPoolStrategy(
+            min_size=1,  # enough to go on with, on a cluster that has lost nodes
+            max_size=workers,
+            initial_size=workers,
+            max_tasks_in_flight_per_actor=2,  # more would wait for one while another is idle
+        ),
     )
     try:
         yield from rows_of(ds)

@@ -164,31 +164,36 @@ def finish_comparison(
 ) -> None:
     """Log tables, figures and scores with the comparison's own run and with the experiment's."""
     for place in (run, parent):
-        for name in ("comparison.txt", "comparison.md", "comparison.csv"):
-            place.text(name, comparison.read(name).decode())
-        for part in comparison.parts():
-            if part.name.endswith(".png"):
-                place.image(part.name, comparison.read(part.name))
+        _log_pages(place, comparison, "comparison.txt", "comparison.md", "comparison.csv")
         place.metrics(0, headline_metrics(comparison.summary))
     run.json("comparison.json", comparison.json("comparison.json"))
-    headline = tables.headline(comparison.json("comparison.json"))
-    parent.tags({DESCRIPTION: f"{experiment.description.strip()}\n\n{headline}".strip()})
+    _describe(parent, experiment, tables.headline(comparison.json("comparison.json")))
     finish(run, comparison)
 
 
 def finish_sweep(parent: RunRef, experiment: Experiment, sweep: Artifact) -> None:
     """Log a sweep's table and plot, what was chosen and how it does on the test images."""
-    for name in ("sweep.txt", "sweep.csv"):
-        parent.text(name, sweep.read(name).decode())
-    for part in sweep.parts():
-        if part.name.endswith(".png"):
-            parent.image(part.name, sweep.read(part.name))
+    _log_pages(parent, sweep, "sweep.txt", "sweep.csv")
     winner, test = sweep.summary["winner"], sweep.json("test.json")
     parent.metrics(0, chosen_metrics(test, winner))
     text = f"Chosen on validation patients: {winner}. On the {experiment.evaluation.split} images:"
-    whole = f"{experiment.description.strip()}\n\n{text}\n\n{tables.headline(test)}"
-    parent.tags({DESCRIPTION: whole.strip()})
+    _describe(parent, experiment, text, tables.headline(test))
     parent.finish()
+
+
+def _log_pages(run: RunRef, artifact: Artifact, *texts: str) -> None:
+    """Log what a person reads and looks at: the named texts, and every figure."""
+    for name in texts:
+        run.text(name, artifact.read(name).decode())
+    for part in artifact.parts():
+        if part.name.endswith(".png"):
+            run.image(part.name, artifact.read(part.name))
+
+
+def _describe(run: RunRef, experiment: Experiment, *paragraphs: str) -> None:
+    """Say what stands on top of a run's page: what the experiment is, and what came out."""
+    text = "\n\n".join([experiment.description.strip(), *paragraphs])
+    run.tags({DESCRIPTION: text.strip()})
 
 
 def chosen_metrics(test: Mapping[str, Any], winner: str) -> dict[str, float]:
