@@ -336,8 +336,8 @@ class Resources(Section):
     saliency_workers: Positive | Literal["auto"] = "auto"
     saliency_batch: Positive = 64
     saliency_memory: PositiveFloat | Literal["auto"] = "auto"
-    """GiB that a worker's backward passes may hold, whatever the batch; auto: 2, or on a GPU half
-    of what is free when the worker starts."""
+    """GiB that a worker's backward passes may hold, whatever the batch; auto: 2, or on a GPU, which
+    two workers share, a quarter of what is free when the worker starts."""
     cache: str | None = None
     """Folder on each node for decoded images; null: under the user's cache folder."""
     retries: Annotated[int, Field(ge=0)] = 3

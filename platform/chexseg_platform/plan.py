@@ -20,9 +20,8 @@ DATASET, CLASSIFIER, PSEUDOLABELS = "dataset", "classifier", "pseudolabels"
 SEEDS, BOUNDARY = "seeds", "boundary"
 SEGMENTER, EVALUATION, COMPARISON, SWEEP = "segmenter", "evaluation", "comparison", "sweep"
 VERSIONS = dict.fromkeys(
-    (DATASET, CLASSIFIER, SEEDS, BOUNDARY, PSEUDOLABELS, SEGMENTER, EVALUATION, COMPARISON, SWEEP),
-    1,
-)
+    (DATASET, CLASSIFIER, BOUNDARY, SEGMENTER, EVALUATION, COMPARISON, SWEEP), 1
+) | dict.fromkeys((SEEDS, PSEUDOLABELS), 2)
 """Raised when the code makes another content from the same settings."""
 
 READERS = "radiologists"

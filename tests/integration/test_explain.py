@@ -19,10 +19,12 @@ from chexseg_platform.artifacts import Workspace
 from chexseg_platform.cli import main
 from chexseg_platform.config import Saliency
 from chexseg_platform.findings import FINDINGS
+from chexseg_platform.models.classifier import dump_classifier
+from chexseg_platform.plan import pseudolabels_print
 from chexseg_platform.saliency.pseudolabel import PseudoLabeller
 from chexseg_platform.stages import explain as stage
 from chexseg_platform.stages import shards
-from chexseg_platform.stages.explained import choose_cases, describe_localization
+from chexseg_platform.stages.explained import choose_cases, describe_localization, summarise
 from chexseg_platform.stages.models import load_models
 from click.testing import CliRunner
 from PIL import Image
@@ -317,12 +319,70 @@ def test_methods_are_compared_and_maps_are_drawn(
 def test_an_ensemble_is_averaged_in_one_pass(
     finished: Any, tmp_path: Path, new_context: Callable[[Path], Any]
 ) -> None:
-    experiment = finished.experiment.variant({"saliency.ensemble": [{"seed": 99}]})
-    twice = [finished.classifier, finished.classifier]
+    """With a second classifier that sees the opposite, and whose maps are kept."""
     context = new_context(tmp_path / "ws")
-    made = stage.explain(context, experiment, finished.dataset, twice)
+    model, preprocess = load_models(finished.classifier)[0]
+    with torch.no_grad():
+        model.head.weight.neg_()
+    draft = context.workspace.draft("classifier", "opposite")
+    files = dump_classifier(model, preprocess)
+    parts = [draft.write(f"checkpoints/00/{name}", data) for name, data in files.items()]
+    second = draft.finish(parts, config={}, inputs={}, summary={"checkpoints": 1})
+
+    wish = {"saliency.ensemble": [{"seed": 99}], "saliency.maps": "model"}
+    experiment = finished.experiment.variant(wish)
+    both = [finished.classifier, second]
+    made = stage.explain(context, experiment, finished.dataset, both)
     assert set(made.manifest["inputs"]) == {"dataset", "classifier", "classifier 2"}
-    alone = finished.pseudolabels
+    ours = made.tables("masks/")
     assert (
-        made.tables("masks/")["counts"].to_pylist() == alone.tables("masks/")["counts"].to_pylist()
+        ours["counts"].to_pylist() != finished.pseudolabels.tables("masks/")["counts"].to_pylist()
     )
+    models = [model for artifact in both for model in load_models(artifact)]
+    label = PseudoLabeller(models, experiment.saliency, torch.device("cpu"))
+    plain = [
+        label(images)
+        for part in finished.dataset.parts("rows/")
+        for images, _ in shards.batches(shards.read_rows(finished.dataset, part.name), 64, 64)
+    ]
+    for number, name in ((0, "masks"), (2, "maps")):
+        rows = pa.concat_tables([tables[number] for tables in plain])
+        found = made.tables(f"{name}/")
+        column = "counts" if name == "masks" else "image_id"
+        assert found[column].to_pylist() == rows[column].to_pylist()
+    assert found.num_rows > 0
+
+
+def test_what_thresholds_were_tuned_on_is_not_compared(finished: Any) -> None:
+    made, dataset = finished.pseudolabels, finished.dataset
+    patients = sorted(set(dataset.tables("index/", ["patient"])["patient"].to_pylist()))
+
+    def images(*tuned: Any) -> int:
+        summary = summarise(made, dataset, *tuned)
+        return sum(item["images"] for item in summary["localization"])
+
+    whole = images(None)
+    assert whole > 0
+    assert images([0.5] * 10, []) == whole
+    assert images(None, patients) == whole
+    assert images([0.5] * 10, patients) == 0
+
+
+def test_tuned_thresholds_are_kept_for_who_goes_on(
+    finished: Any, tmp_path: Path, new_context: Callable[[Path], Any]
+) -> None:
+    """An attempt that was cut off after tuning left them; they are not tuned again."""
+    context = new_context(tmp_path / "ws")
+    experiment = finished.experiment.variant({"saliency.threshold": "tuned"})
+    classifiers, held = [finished.classifier], finished.experts.held
+    print_ = pseudolabels_print(
+        experiment, finished.dataset.fingerprint, [finished.classifier.fingerprint]
+    )
+    draft = context.workspace.draft("pseudolabels", print_)
+    draft.write_json(stage.THRESHOLDS, [None, *[0.25] * 9])
+    made = stage.explain(context, experiment, finished.dataset, classifiers, held)
+    table = made.tables("masks/")
+    cut = table.filter(pc.is_valid(table["threshold"])).to_pylist()
+    assert {round(row["threshold"], 2) for row in cut if row["finding"] != FINDINGS[0]} == {0.25}
+    assert made.summary["thresholds"][FINDINGS[0]] is None
+    assert made.summary["thresholds"][FINDINGS[1]] == 0.25

@@ -127,12 +127,17 @@ def build_classifier(
 
 def to_probabilities(logits: Tensor, three_class: bool) -> Tensor:
     """Probability of each observation: sigmoid, or softmax over (positive, negative) only."""
+    return torch.sigmoid(to_log_odds(logits, three_class))
+
+
+def to_log_odds(logits: Tensor, three_class: bool) -> Tensor:
+    """Log-odds of `to_probabilities`, float32."""
     logits = logits.float()
     if three_class:
         z_BK3 = logits.unflatten(1, (-1, 3))
         # A softmax over two logits is the sigmoid of their difference.
-        return torch.sigmoid(z_BK3[..., POSITIVE] - z_BK3[..., NEGATIVE])
-    return torch.sigmoid(logits)
+        return z_BK3[..., POSITIVE] - z_BK3[..., NEGATIVE]
+    return logits
 
 
 def check_labels(labels_BK: Tensor, classes: tuple[str, ...] = OBSERVATIONS) -> None:

@@ -101,6 +101,8 @@ def captum_maps(name: str, classifier: Classifier) -> Callable[..., Tensor]:
 
     def maps(input_BCSS: Tensor, wanted_BK: Tensor, rows: int = 32) -> Tensor:
         found = torch.zeros((*wanted_BK.shape, *input_BCSS.shape[2:]), device=input_BCSS.device)
+        if name == "deeplift":
+            rows = max(1, rows // 2)  # it puts a baseline beside every image
         for image_R, class_R in _turns(wanted_BK, rows):
             target = class_R * stride + (stride - 1)
             with warnings.catch_warnings():

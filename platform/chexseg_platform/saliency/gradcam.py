@@ -27,7 +27,13 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from chexseg_platform.models.classifier import NEGATIVE, POSITIVE, Classifier, to_probabilities
+from chexseg_platform.models.classifier import (
+    NEGATIVE,
+    POSITIVE,
+    Classifier,
+    to_log_odds,
+    to_probabilities,
+)
 
 Explain = Literal["logit", "probability"]
 Features = Literal["post-relu", "pre-relu"]
@@ -71,8 +77,10 @@ def gradcam(
         return heat_BKhw
     if logits is None:
         raise ValueError("Explaining the probability needs the logits.")
-    p_BK = to_probabilities(logits, three_class)
-    return heat_BKhw.mul_((p_BK * (1 - p_BK))[:, :, None, None])
+    odds_BK = to_log_odds(logits, three_class)
+    # p (1 - p), where 1 - p would be 0 in float32 for whoever is very sure.
+    slope_BK = torch.sigmoid(odds_BK) * torch.sigmoid(-odds_BK)
+    return heat_BKhw.mul_(slope_BK[:, :, None, None])
 
 
 @torch.inference_mode()

@@ -55,5 +55,6 @@ def budget_of(wish: float | str, device: torch.device) -> int:
     if not isinstance(wish, str):
         return int(wish * 2**30)
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] // 2
+        # Two workers share a GPU, and what both hold must leave room for maps.
+        return torch.cuda.mem_get_info(device)[0] // 4
     return 2 << 30

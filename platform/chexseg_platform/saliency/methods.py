@@ -9,7 +9,7 @@ Shapes: B images, C channels, S side, K classes of the classifier, h x w cells o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from chexseg_platform.config import Saliency
 from chexseg_platform.models.classifier import POSITIVE, Classifier, to_probabilities
 from chexseg_platform.saliency.captums import captum_maps
 from chexseg_platform.saliency.gradcam import explain_batch
-from chexseg_platform.saliency.integrated import Attribution, integrated_gradients
+from chexseg_platform.saliency.integrated import integrated_gradients
 from chexseg_platform.saliency.memory import rows_within
 
 
@@ -102,27 +102,32 @@ def _integrated(
 ) -> Explained:
     wish, rows = settings.integrated, rows_of(input_BCSS) if len(input_BCSS) else 1
     score = partial(scores, classifier, explain=settings.explain)
-    found = [
-        integrated_gradients(
-            score,
-            copy,
-            wanted_BK,
-            _baseline(name, copy),
-            steps=wish.steps,
-            tolerance=wish.tolerance,
-            most_steps=wish.most_steps,
-            rows=rows,
-        )
-        for copy in _noisy(input_BCSS, wish.smooth, wish.noise)
-        for name in wish.baselines
-    ]
-    heat_BKSS = input_BCSS.new_zeros((*wanted_BK.shape, *input_BCSS.shape[2:]))
-    heat_BKSS[found[0].image_P, found[0].class_P] = _mean(found)
+    baselines = [_baseline(name, input_BCSS) for name in wish.baselines]
+    sum_BKSS = input_BCSS.new_zeros((*wanted_BK.shape, *input_BCSS.shape[2:]))
+    steps_BK, error_BK = (input_BCSS.new_full(wanted_BK.shape, torch.nan) for _ in range(2))
+    # Summed as they come: maps of fifty copies would be fifty times what a batch may hold.
+    for copy in _noisy(input_BCSS, wish.smooth, wish.noise):
+        for baseline in baselines:
+            found = integrated_gradients(
+                score,
+                copy,
+                wanted_BK,
+                baseline,
+                steps=wish.steps,
+                tolerance=wish.tolerance,
+                most_steps=wish.most_steps,
+                rows=rows,
+            )
+            pairs = found.image_P, found.class_P
+            sum_BKSS[pairs] += found.map_PSS
+            steps_BK[pairs] = torch.fmax(steps_BK[pairs], found.steps_P.float())
+            error_BK[pairs] = torch.maximum(error_BK[pairs].nan_to_num(0.0), found.error_P)
+    runs = max(1, wish.smooth) * len(baselines)
     return Explained(
-        _unsigned(heat_BKSS, settings),
+        _unsigned(sum_BKSS.div_(runs), settings),
         probabilities(classifier, input_BCSS),
-        _spread(found, "steps_P", wanted_BK),
-        _spread(found, "error_P", wanted_BK),
+        steps_BK,
+        error_BK,
     )
 
 
@@ -144,18 +149,6 @@ def _unsigned(map_BKSS: Tensor, settings: Saliency) -> Tensor:
     return map_BKSS.abs() if settings.sign == "absolute" else map_BKSS.clamp(min=0)
 
 
-def _mean(found: list[Attribution]) -> Tensor:
-    return torch.stack([one.map_PSS for one in found]).mean(dim=0)
-
-
-def _spread(found: list[Attribution], name: str, wanted_BK: Tensor) -> Tensor:
-    """The worst of several runs, at its place among all pairs."""
-    worst_P = torch.stack([getattr(one, name).float() for one in found]).amax(dim=0)
-    out = worst_P.new_full(wanted_BK.shape, torch.nan)
-    out[found[0].image_P, found[0].class_P] = worst_P
-    return out
-
-
 def _baseline(name: str, input_BCSS: Tensor) -> Tensor:
     """Where the line starts: "mean" grey (which padding has too), "black", or the image "blurred".
 
@@ -170,16 +163,18 @@ def _baseline(name: str, input_BCSS: Tensor) -> Tensor:
     return gaussian_blur(input_BCSS, [width, width], [side / 16, side / 16])
 
 
-def _noisy(input_BCSS: Tensor, copies: int, noise: float) -> list[Tensor]:
+def _noisy(input_BCSS: Tensor, copies: int, noise: float) -> Iterator[Tensor]:
     """SmoothGrad (Smilkov et al. 2017): copies with Gaussian noise, a share of each image's range.
 
     The noise is the same for the same number of copies and shape, so a rerun gives the same maps.
     """
     if copies == 0:
-        return [input_BCSS]
+        yield input_BCSS
+        return
     generator = torch.Generator().manual_seed(copies)
     spread_B111 = noise * (
         input_BCSS.amax(dim=(1, 2, 3), keepdim=True) - input_BCSS.amin(dim=(1, 2, 3), keepdim=True)
     )
     draw = partial(torch.randn, input_BCSS.shape[1:], generator=generator)
-    return [input_BCSS + spread_B111 * draw().to(input_BCSS) for _ in range(copies)]
+    for _ in range(copies):
+        yield input_BCSS + spread_B111 * draw().to(input_BCSS)

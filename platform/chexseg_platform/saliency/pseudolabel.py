@@ -77,7 +77,11 @@ class PseudoLabeller:
             self.models.append((placed, preprocess, method_of(settings, placed, budget)))
         self.settings, self.device, self.budget = settings, device, budget
         self.schemas = schemas_of(settings)
-        self.dtype = precision(settings.precision, device)
+        wish = settings.precision
+        if wish == "auto" and settings.method == "integrated-gradients":
+            # A score that is rounded to bfloat16 has a completeness error of its own.
+            wish = "float32"
+        self.dtype = precision(wish, device)
         if (settings.refine == "irnet") != (boundary is not None):
             raise ValueError("a boundary network goes with `refine: irnet`, and only with it")
         self.boundary = boundary and (boundary[0].to(device).eval(), boundary[1])
@@ -109,20 +113,32 @@ class PseudoLabeller:
         )
 
     def _refined(self, heat_BKhw: Tensor, images: Images) -> Tensor:
-        """Spread maps up to the images' boundaries, on IRNet's grid; a bad map stays as bad."""
+        """Spread maps up to the images' boundaries, on IRNet's grid.
+
+        A flat map becomes 0, or boundaries would give it a shape; a map, or all maps of an image
+        whose boundaries are not finite, NaN.
+        """
         if self.boundary is None:
             return heat_BKhw
         network, preprocess = self.boundary
         grey, content = self._on_device(images)
         with torch.inference_mode(), self._autocast():
-            edge_Bhw = network.boundaries(preprocess(grey, content))
+            edge_Bhw = network.boundaries(preprocess(grey, content)).float()
+        known_B = edge_Bhw.isfinite().flatten(1).all(dim=1)
+        finite_BK = heat_BKhw.isfinite().all(dim=3).all(dim=2) & known_B[:, None]
+        shaped_BK = finite_BK & (peaks(heat_BKhw, grey.shape[-1], content)[..., 0] >= 0)
+        # A fine map is made coarser by averages: between two cells' centres lies evidence, too.
         spread_BKhw = F.interpolate(
-            heat_BKhw.float(), size=edge_Bhw.shape[1:], mode="bilinear", align_corners=False
+            torch.where(shaped_BK[:, :, None, None], heat_BKhw.float(), 0.0),
+            size=edge_Bhw.shape[1:],
+            mode="bilinear",
+            antialias=True,
         )
-        wish = self.settings.irnet
-        return walk(
+        wish, edge_Bhw = self.settings.irnet, torch.where(known_B[:, None, None], edge_Bhw, 0.0)
+        walked_BKhw = walk(
             spread_BKhw, edge_Bhw, radius=wish.walk_radius, beta=wish.beta, steps=wish.steps
         )
+        return walked_BKhw.masked_fill(~finite_BK[:, :, None, None], torch.nan)
 
     def _on_device(self, images: Images) -> tuple[Tensor, Tensor]:
         """The batch's grey levels and content."""
@@ -155,14 +171,15 @@ class PseudoLabeller:
         """Return the batch's mask rows and image rows, and its maps where they are kept."""
         if not images.ids:
             return tuple(schema.empty_table() for schema in self.schemas.values())
-        made = [self._label(part) for part in images.cut(self._most(images.grey.shape[-1]))]
+        made = [self._label(part) for part in self.cut(images)]
         return tuple(pa.concat_tables(tables) for tables in zip(*made, strict=True))
 
-    def _most(self, size: int) -> int:
-        """How many images' full-size maps fit; Grad-CAM's are a thousandth of that."""
-        if self.settings.method == "grad-cam":
-            return 1 << 30
-        return max(1, self.budget // (MAPS_AT_ONCE * len(OBSERVATIONS) * size**2 * 4))
+    def cut(self, images: Images) -> Iterator[Images]:
+        """Cut a batch so that the full-size maps of each part fit; Grad-CAM's are small."""
+        size, most = images.grey.shape[-1], 1 << 30
+        if self.settings.method != "grad-cam":
+            most = max(1, self.budget // (MAPS_AT_ONCE * len(OBSERVATIONS) * size**2 * 4))
+        return images.cut(most)
 
     def _label(self, images: Images) -> tuple[pa.Table, ...]:
         heat_BKhw, probability_BO, steps, error = self.explain(images, self.wanted(images))
@@ -179,7 +196,9 @@ class PseudoLabeller:
             allowed_BK=torch.from_numpy(allowed).to(self.device),
         )
         usable = cut.usable_BK.cpu().numpy()
-        finite = heat_BKhw.isfinite().all(dim=3).all(dim=2).cpu().numpy()
+        # A probability that is no number allows nothing, and is the reason why.
+        finite_BK = heat_BKhw.isfinite().all(dim=3).all(dim=2) & probability.isfinite()
+        finite = finite_BK.cpu().numpy()
         mask_BKSS = cut.mask_BKSS.cpu().numpy()
         filled = np.any(mask_BKSS, axis=(2, 3))
         columns = {
@@ -223,7 +242,7 @@ def tune_thresholds(
         (10 thresholds, their 10 IoUs); NaN for a finding that no expert drew.
     """
     counts: Tensor | None = None
-    for images, truth in batches:
+    for images, truth in _fitting(labeller, batches):
         # As in `heat_to_mask`, only maps of findings that are there are cut.
         there: NDArray[np.bool_] = np.any(truth, axis=(2, 3))
         heat = labeller.explain(images, there).heat_BKhw
@@ -240,6 +259,16 @@ def tune_thresholds(
         )
     tuned = tune(counts)
     return tuned.threshold_K.tolist(), tuned.iou_K.tolist()
+
+
+def _fitting(
+    labeller: PseudoLabeller, batches: Sequence[tuple[Images, NDArray[np.bool_]]]
+) -> Iterator[tuple[Images, NDArray[np.bool_]]]:
+    for images, truth in batches:
+        start = 0
+        for part in labeller.cut(images):
+            yield part, truth[start : start + len(part.ids)]
+            start += len(part.ids)
 
 
 def _placed(model: Classifier, device: torch.device) -> Classifier:

@@ -41,8 +41,10 @@ MASK_SCHEMA = pa.schema(
 """A pseudo-label: one image and finding. `counts`: COCO RLE at model size, null without a mask;
 `peak_*`: the map's first maximum in the frame, null without a usable map; `steps` and
 `completeness_error`: of Integrated Gradients, else null; `status`: "mask",
-"empty" (nothing above the threshold), "not allowed", "flat" or "not finite"."""
+"empty" (nothing above the threshold), "not allowed", "flat", or "not finite", which is said of a
+map that is not allowed as well."""
 
+MAPS = "maps"
 MAP_SCHEMA = pa.schema(
     [
         ("image_id", pa.string()),
@@ -94,7 +96,7 @@ class Images:
 def schemas_of(settings: Saliency) -> dict[str, pa.Schema]:
     """Return what a labeller makes under some settings: names and schemas of its tables."""
     made = {"masks": MASK_SCHEMA, "images": IMAGE_SCHEMA}
-    return made if settings.maps == "none" else {**made, "maps": MAP_SCHEMA}
+    return made if settings.maps == "none" else {**made, MAPS: MAP_SCHEMA}
 
 
 def map_table(
@@ -190,8 +192,8 @@ def status(
     filled: NDArray[np.bool_],
 ) -> NDArray[np.str_]:
     """Return what became of each map, by the words of MASK_SCHEMA; all (B, K)."""
-    conditions = [~allowed, ~finite, ~usable, filled]
-    return np.select(conditions, ["not allowed", "not finite", "flat", "mask"], default="empty")
+    conditions = [~finite, ~allowed, ~usable, filled]
+    return np.select(conditions, ["not finite", "not allowed", "flat", "mask"], default="empty")
 
 
 def _nullable(values: NDArray[np.float32], type_: pa.DataType) -> pa.Array:

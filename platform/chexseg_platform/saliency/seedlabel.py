@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import torch
@@ -38,6 +40,10 @@ class SeedLabeller:
 
     def __call__(self, images: Images) -> tuple[pa.Table, ...]:
         """Return the batch's rows (SEED_SCHEMA), one an allowed map."""
+        rows = [row for part in self.labeller.cut(images) for row in self._rows(part)]
+        return (pa.Table.from_pylist(rows, schema=SEED_SCHEMA),)
+
+    def _rows(self, images: Images) -> list[dict[str, Any]]:
         settings, wish = self.labeller.settings, self.labeller.settings.irnet
         found = self.labeller.explain(images, self.labeller.wanted(images))
         probability = found.probability_BK[:, list(FINDING_TO_OBSERVATION)].cpu().numpy()
@@ -53,7 +59,7 @@ class SeedLabeller:
             allowed_BK=torch.from_numpy(allowed),
         )
         front, back = encode(seeds.foreground), encode(seeds.background)
-        rows = [
+        return [
             {
                 "image_id": images.ids[image],
                 "split": images.splits[image],
@@ -63,4 +69,3 @@ class SeedLabeller:
             }
             for image, k in np.argwhere(allowed)
         ]
-        return (pa.Table.from_pylist(rows, schema=SEED_SCHEMA),)

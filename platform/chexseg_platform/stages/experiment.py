@@ -182,7 +182,7 @@ def run_explain(
         for name in methods:
             say(f"{name}:")
             made[name] = explained(saliency_methods.variant(experiment, name))
-        _tell_methods(context, experiment, dataset, made, parent, say)
+        _tell_methods(context, experiment, dataset, made, experts.held, parent, say)
     parent.finish()
     return found
 
@@ -203,6 +203,7 @@ def _look(
 ) -> None:
     """Draw pages of maps into the workspace and into the run of the pseudo-labels."""
     run = records.stage_run(parent, "explain", pseudolabels.fingerprint)
+    context.connect()  # pseudo-labels that were there have not needed it
     drawn = draw_pages(models, dataset, pseudolabels, pages)
     storage = context.workspace.storage.join(f"pages/{pseudolabels.fingerprint}")
     for number, page in enumerate(drawn, start=1):
@@ -217,10 +218,11 @@ def _tell_methods(
     experiment: Experiment,
     dataset: Artifact,
     made: Mapping[str, Artifact],
+    held: Sequence[str],
     parent: RunRef,
     say: Say,
 ) -> None:
-    comparison = saliency_methods.compare_methods(context, experiment, dataset, made)
+    comparison = saliency_methods.compare_methods(context, experiment, dataset, made, held)
     text = saliency_methods.render(comparison, made)
     parent.text("saliency-methods.txt", text)
     rows = saliency_methods.rows_of(comparison)

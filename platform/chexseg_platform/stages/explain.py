@@ -6,6 +6,7 @@ before, and the page of maps that is drawn after.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,12 +19,12 @@ import torch
 from numpy.typing import NDArray
 
 from chexseg_platform import config, overlays, plan, plots
-from chexseg_platform.artifacts import Artifact
+from chexseg_platform.artifacts import Artifact, Draft
 from chexseg_platform.data import masks
 from chexseg_platform.findings import FINDINGS
 from chexseg_platform.locks import once
 from chexseg_platform.saliency.pseudolabel import PseudoLabeller, tune_thresholds
-from chexseg_platform.saliency.pseudotable import schemas_of
+from chexseg_platform.saliency.pseudotable import MAPS, schemas_of
 from chexseg_platform.saliency.threshold import upsample
 from chexseg_platform.stages.context import Context, Timer
 from chexseg_platform.stages.errors import plain_errors
@@ -32,6 +33,7 @@ from chexseg_platform.stages.models import labeller_of
 from chexseg_platform.stages.shards import Work, batches, label_shards, read_rows
 
 KIND = plan.PSEUDOLABELS
+THRESHOLDS = "thresholds.json"
 
 
 def explain(
@@ -67,7 +69,9 @@ class Models:
     def work(self, thresholds: list[float] | None = None) -> Work:
         """Return what a worker does: load the models once, cut masks batch by batch."""
         build = partial(self.load, thresholds=thresholds)
-        return Work(build, tuple(schemas_of(self.settings)), tuple(self.settings.splits))
+        tables = [name for name in schemas_of(self.settings) if name != MAPS]
+        pieces = "" if self.settings.maps == "none" else MAPS
+        return Work(build, tuple(tables), tuple(self.settings.splits), pieces)
 
     def load(
         self,
@@ -103,7 +107,7 @@ def _explain(
     draft, timer = context.workspace.draft(KIND, print_), Timer()
     supply = context.connect()
     with timer("thresholds"):
-        thresholds = _thresholds(models, dataset, held, context)
+        thresholds = _thresholds(models, dataset, held, draft, context)
     with timer("explain"):
         work = models.work(thresholds)
         parts = label_shards(context, "explain", work, dataset, draft, supply)
@@ -115,7 +119,7 @@ def _explain(
         parts,
         config=models.settings.model_dump(),
         inputs={"dataset": dataset.fingerprint, **models.inputs},
-        summary=summarise(outputs, dataset, thresholds),
+        summary=summarise(outputs, dataset, thresholds, held),
         timings=timer.seconds,
     )
 
@@ -126,18 +130,26 @@ def read_index_part(dataset: Artifact, name: str) -> pa.Table:
 
 
 def _thresholds(
-    models: Models, dataset: Artifact, held: Sequence[str], context: Context
+    models: Models, dataset: Artifact, held: Sequence[str], draft: Draft, context: Context
 ) -> list[float] | None:
-    """Tune thresholds on the held patients' expert masks, where asked for, on one worker."""
+    """Tune thresholds on the held patients' expert masks, where asked for, on one worker.
+
+    An attempt that was cut off keeps them: all shards are cut by the same ones.
+    """
     if models.settings.threshold != "tuned":
         return None
+    kept = draft.done(THRESHOLDS)
+    if kept is not None:
+        return [math.nan if t is None else t for t in draft.so_far([kept]).json(THRESHOLDS)]
     gpus = 1 if context.connect().gpus else 0
     remote = ray.remote(num_cpus=1, num_gpus=gpus)(_tune)
     with plain_errors():
         answer: tuple[list[float], list[float]] = ray.get(
             remote.remote(models, dataset, list(held), context.resources)
         )
-    return answer[0]
+    thresholds = answer[0]
+    draft.write_json(THRESHOLDS, [None if math.isnan(t) else t for t in thresholds])
+    return thresholds
 
 
 def _tune(

@@ -20,9 +20,15 @@ from chexseg_platform.training.metrics import study_auroc
 
 
 def summarise(
-    outputs: Artifact, dataset: Artifact, thresholds: Sequence[float] | None
+    outputs: Artifact,
+    dataset: Artifact,
+    thresholds: Sequence[float] | None,
+    tuned_on: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Counts by status, masks a finding, where maps peak, and the AUROC on each split.
+
+    Where there are thresholds, the patients that they were tuned on are left out of what compares
+    masks with the experts'.
 
     Mask rows are summed part by part, for there are ten an image: only those of validation images,
     and the images' probabilities, are ever in memory together.
@@ -41,6 +47,9 @@ def summarise(
         peaks.add(table, index)
         valid.append(table.filter(pc.equal(table["split"], "valid")))
         shown = pc.and_(pc.equal(index["split"], "valid"), pc.is_valid(index["masks"]))
+        if thresholds is not None:
+            seen = pc.is_in(index["patient"], pa.array(tuned_on, pa.string()))
+            shown = pc.and_(shown, pc.invert(seen))
         read.append(index.filter(shown))
         known.append(index.select(["image_id", "patient", "study", "labels"]))
     images = outputs.tables("images/")

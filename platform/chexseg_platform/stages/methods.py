@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from chexseg_platform.artifacts import Artifact
 from chexseg_platform.config import Experiment, SaliencyMethod
 from chexseg_platform.evaluation import tables
@@ -56,19 +59,27 @@ def variant(experiment: Experiment, name: str) -> Experiment:
 
 
 def compare_methods(
-    context: Context, experiment: Experiment, dataset: Artifact, made: Mapping[str, Artifact]
+    context: Context,
+    experiment: Experiment,
+    dataset: Artifact,
+    made: Mapping[str, Artifact],
+    held: Sequence[str] = (),
 ) -> Comparison:
     """Count the methods' pseudo-labels of the validation images; the first is the proposed one.
 
     Args:
         made: method -> pseudo-labels.
+        held: patients on whose masks `threshold: tuned` was tuned; left out where it was.
     """
     methods = [Method(name, 0, pseudolabels) for name, pseudolabels in made.items()]
     evaluations = evaluate.evaluate(context, methods, dataset, SPLIT)
     first, *others = made
-    settings = experiment.evaluation
+    settings, counts = experiment.evaluation, evaluate.counts_of(evaluations)
+    if experiment.saliency.threshold == "tuned":
+        tuned_on = pc.is_in(counts["patient"], pa.array(held, pa.string()))
+        counts = counts.filter(pc.invert(tuned_on))
     return compare(
-        cube(evaluate.counts_of(evaluations)),
+        cube(counts),
         roles=Roles(proposed=first, references=tuple(others)),
         cluster=settings.cluster,
         resamples=settings.resamples,

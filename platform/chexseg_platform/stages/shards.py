@@ -35,6 +35,9 @@ COLUMNS = [
 
 
 ACTORS_PER_GPU = 2
+PIECE = 16
+"""Images a part of a table that is written piece by piece, whatever the batch: a rerun must make
+the same parts."""
 
 
 class Labeller(Protocol):
@@ -53,16 +56,23 @@ class Work:
         build: makes the labeller on a worker: (device, budget in bytes) -> Labeller.
         tables: the names of what it makes; the last one's part says that a shard is whole.
         splits: whose images are taken.
+        pieces: the name of one more table, of which a shard's rows may be too many to hold: it is
+            written in parts of PIECE images; "" for none.
     """
 
     build: Callable[[torch.device, float | str], Labeller]
     tables: tuple[str, ...]
     splits: tuple[str, ...]
+    pieces: str = ""
 
     def outputs(self, name: str) -> list[str]:
         """Return the parts that a dataset's shard becomes, in the order of writing."""
         number = name.rpartition("/")[2]
         return [f"{table}/{number}" for table in self.tables]
+
+    def piece(self, name: str, place: int) -> str:
+        """Return the name of one of a shard's pieces."""
+        return f"{self.pieces}/{name.rpartition('/')[2]}-{place:04d}"
 
 
 def label_shards(
@@ -76,7 +86,14 @@ def label_shards(
         progress.skip(rows - sum(part.rows or 0 for part in todo))
         for row in _stream([part.name for part in todo], work, dataset, draft, context, supply):
             progress.update(advance=int(row["rows"]))
-    return [_receipt(draft, output) for part in shards for output in work.outputs(part.name)]
+    return [part for shard in shards for part in _parts_of(draft, work, shard.name)]
+
+
+def _parts_of(draft: Draft, work: Work, name: str) -> list[Part]:
+    """Return what a finished shard became."""
+    parts = [_receipt(draft, output) for output in work.outputs(name)]
+    pieces = range(parts[-1].info.get("pieces", 0))
+    return parts + [_receipt(draft, work.piece(name, place)) for place in pieces]
 
 
 def _receipt(draft: Draft, name: str) -> Part:
@@ -100,7 +117,7 @@ def _stream(
         "dataset": dataset,
         "draft": draft,
         "batch": context.resources.saliency_batch,
-        "threads": max(1, int(supply.cpus // workers)),
+        "threads": max(1, int(min(supply.node_cpus, supply.cpus // workers))),
         "memory": context.resources.saliency_memory,
     }
     items = [{"part": name} for name in todo]
@@ -155,11 +172,19 @@ class LabelShards:
     def _shard(self, name: str) -> int:
         table = read_rows(self.dataset, name)
         kept = table.filter(pc.is_in(table["split"], pa.array(self.work.splits)))
-        size = int(self.dataset.summary["size"])
-        made = [self.label(images) for images, _ in batches(kept, size, self.batch)]
-        made.append(tuple(schema.empty_table() for schema in self.label.schemas.values()))
-        for output, tables in zip(self.work.outputs(name), zip(*made, strict=True), strict=True):
-            self.draft.write(output, pa.concat_tables(tables))
+        size, pieces = int(self.dataset.summary["size"]), 0
+        made = {table: [schema.empty_table()] for table, schema in self.label.schemas.items()}
+        for images, _ in batches(kept, size, PIECE if self.work.pieces else self.batch):
+            for part in images.cut(self.batch):
+                for rows, found in zip(made.values(), self.label(part), strict=True):
+                    rows.append(found)
+            if self.work.pieces:
+                rows = made[self.work.pieces]
+                self.draft.write(self.work.piece(name, pieces), pa.concat_tables(rows))
+                made[self.work.pieces], pieces = rows[:1], pieces + 1
+        info = {"pieces": pieces} if pieces else None
+        for output, table_name in zip(self.work.outputs(name), self.work.tables, strict=True):
+            self.draft.write(output, pa.concat_tables(made[table_name]), info=info)
         return table.num_rows
 
 

@@ -1,5 +1,7 @@
 """Closed-form Grad-CAM: by hand, against autograd and against Captum."""
 
+import math
+
 import pytest
 import torch
 from captum.attr import LayerGradCam
@@ -152,3 +154,12 @@ def test_bad_requests() -> None:
     twice = nn.ReLU()
     with pytest.raises(ValueError, match="ran 2 times"):
         gradcam_autograd(lambda x: twice(twice(x)), twice, torch.rand(1, 1, 2, 2), [0])
+
+
+def test_whoever_is_very_sure_still_has_a_map():
+    """1 - p is 0 in float32 at a logit of 20; p (1 - p) is not."""
+    features, weight = torch.rand(1, 3, 2, 2), torch.ones(1, 3)
+    sure = gradcam(features, weight, torch.full((1, 1), 20.0), "probability")
+    plain = gradcam(features, weight)
+    expected = 1 / (math.exp(20.0) * (1 + math.exp(-20.0)) ** 2)
+    torch.testing.assert_close(sure, plain * expected, rtol=1e-5, atol=0)

@@ -104,6 +104,29 @@ def test_smoothing_is_the_same_again_and_no_noise_changes_nothing(
     assert not torch.allclose(maps(2, 0.2), plain)
 
 
+def test_smoothing_leaves_baselines_alone_and_is_a_mean_over_copies(
+    classifier: Classifier, images: Tensor
+) -> None:
+    """Against the definition: copies by hand, each from the clean image's blackest pixel."""
+    wish = {"baselines": ["black"], "steps": 3, "tolerance": None, "smooth": 2, "noise": 0.5}
+    found = explain(
+        classifier, images, method="integrated-gradients", explain="logit", integrated=wish,
+        sign="absolute",
+    )  # fmt: skip
+    generator, one = torch.Generator().manual_seed(2), images[2:]
+    range_ = one.max() - one.min()
+    method, maps = IntegratedGradients(classifier), []
+    for _ in range(2):
+        copy = one + 0.5 * range_ * torch.randn(one.shape[1:], generator=generator)
+        black = torch.full_like(one, float(one.min()))
+        given = method.attribute(copy, black, target=9, n_steps=3, method="gausslegendre")
+        maps.append(given.sum(1)[0].float())
+    expected = torch.stack(maps).mean(0).abs()
+    torch.testing.assert_close(
+        found.heat_BKhw[2, 9] / expected.max(), expected / expected.max(), rtol=0, atol=1e-5
+    )
+
+
 def test_scores_of_a_three_class_classifier(images: Tensor) -> None:
     torch.manual_seed(1)
     model = build_classifier(ClassifierSpec(encoder="resnet18", three_class=True)).eval()

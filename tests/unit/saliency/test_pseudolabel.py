@@ -167,7 +167,7 @@ def test_a_broken_classifier_labels_nothing_as_empty():
     model = classifier({"Edema": (float("nan"), 0.0)})
     for gate in ("probability", "both"):
         row = by_finding(labeller(model, gate=gate)(images(corner()))[0])["Edema"]
-        assert (row["known"], row["counts"]) == (False, None)
+        assert (row["known"], row["counts"], row["status"]) == (False, None, "not finite")
 
 
 def test_the_gate_is_asked():
@@ -263,7 +263,7 @@ def test_a_batch_too_large_for_its_budget_is_cut():
         PseudoLabeller([(model, PLAIN)], settings, CPU, budget=budget)
         for budget in (1 << 30, 4 * 14 * SIZE**2 * 4)
     )
-    assert cut._most(SIZE) == 1
+    assert [len(part.ids) for part in cut.cut(inputs)] == [1, 1, 1]
     (few, _), (all_, _) = cut(inputs), whole(inputs)
     assert few.drop_columns("probability") == all_.drop_columns("probability")
     np.testing.assert_allclose(few["probability"], all_["probability"], rtol=1e-6)
@@ -377,6 +377,49 @@ def test_maps_are_spread_up_to_the_boundary_and_no_further():
 def test_a_map_that_is_no_number_stays_one_that_is_told():
     broken = classifier({"Edema": (float("nan"), 0.0)})
     assert by_finding(refining(broken)(images(corner()))[0])["Edema"]["status"] == "not finite"
+
+
+class BrokenBorder(Border):
+    """As `Border`, but the first image's boundaries are no numbers."""
+
+    def boundaries(self, x):
+        edge = super().boundaries(x)
+        edge[0, 0, 0] = float("nan")
+        return edge
+
+
+def test_boundaries_that_are_no_numbers_cost_their_image_and_no_other():
+    label = refining(EDEMA_ONLY)
+    sound = by_finding(label(images(corner(), corner()))[0], image=1)
+    label.boundary = (BrokenBorder(), PLAIN)
+    (table, _) = label(images(corner(), corner()))
+    assert {row["status"] for row in by_finding(table).values()} == {"not finite"}
+    assert by_finding(table, image=1) == sound
+    assert sound["Edema"]["status"] == "mask"
+
+
+def test_a_flat_map_gets_no_shape_from_a_boundary():
+    flat = classifier({"Edema": (0.0, 1.0)})
+    assert by_finding(refining(flat)(images(corner()))[0])["Edema"]["status"] == "flat"
+
+
+class FineMaps(nn.Module):
+    """A single map of 32 x 32 cells: the image itself."""
+
+    out_channels = (1, 2)
+
+    def forward(self, x):
+        return [x, torch.cat([x, torch.ones_like(x)], dim=1)]
+
+
+def test_what_lies_between_the_centres_of_irnets_cells_counts():
+    model = classifier({"Edema": (1.0, 0.0)})
+    model.encoder = FineMaps()
+    one = images(np.zeros((CELLS, CELLS), int))
+    one.grey[0, 0, 0] = 255  # the corner of a cell of 4 x 4 pixels, next to no centre
+    label = refining(model, threshold=0.5)
+    assert label.explain(one).heat_BKhw[0, EDEMA].max() > 0
+    assert by_finding(label(one)[0])["Edema"]["status"] == "mask"
 
 
 def test_a_network_without_refinement_or_the_reverse():
