@@ -334,10 +334,8 @@ def test_an_ensemble_is_averaged_in_one_pass(
     both = [finished.classifier, second]
     made = stage.explain(context, experiment, finished.dataset, both)
     assert set(made.manifest["inputs"]) == {"dataset", "classifier", "classifier 2"}
-    ours = made.tables("masks/")
-    assert (
-        ours["counts"].to_pylist() != finished.pseudolabels.tables("masks/")["counts"].to_pylist()
-    )
+    ours, alone = (a.tables("masks/")["counts"].to_pylist() for a in (made, finished.pseudolabels))
+    assert ours != alone
     models = [model for artifact in both for model in load_models(artifact)]
     label = PseudoLabeller(models, experiment.saliency, torch.device("cpu"))
     plain = [
@@ -374,13 +372,12 @@ def test_tuned_thresholds_are_kept_for_who_goes_on(
     """An attempt that was cut off after tuning left them; they are not tuned again."""
     context = new_context(tmp_path / "ws")
     experiment = finished.experiment.variant({"saliency.threshold": "tuned"})
-    classifiers, held = [finished.classifier], finished.experts.held
     print_ = pseudolabels_print(
         experiment, finished.dataset.fingerprint, [finished.classifier.fingerprint]
     )
     draft = context.workspace.draft("pseudolabels", print_)
     draft.write_json(stage.THRESHOLDS, [None, *[0.25] * 9])
-    made = stage.explain(context, experiment, finished.dataset, classifiers, held)
+    made = stage.explain(context, experiment, finished.dataset, [finished.classifier])
     table = made.tables("masks/")
     cut = table.filter(pc.is_valid(table["threshold"])).to_pylist()
     assert {round(row["threshold"], 2) for row in cut if row["finding"] != FINDINGS[0]} == {0.25}
