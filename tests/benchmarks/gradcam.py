@@ -14,7 +14,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor
 
 from tests.benchmarks.harness import Row, compare, rate_of
-from tests.benchmarks.hotpath import BATCH, CLASSES, fastest_format, forward, material
+from tests.benchmarks.hotpath import BATCH, CLASSES, autocast, fastest_format, forward, material
 from tests.benchmarks.material import Place
 
 NAME = "grad-cam, 14 classes, densenet121 at 320"
@@ -26,7 +26,8 @@ def run(place: Place) -> list[Row]:
     best = model.to(memory_format=fastest_format(model, images))
 
     def ours() -> float:
-        return rate_of(BATCH, lambda: explain_batch(best, images))
+        with autocast():
+            return rate_of(BATCH, lambda: explain_batch(best, images))
 
     few = images[:2]
     return [

@@ -49,10 +49,20 @@ def cores() -> int:
 
 
 def rate_of(count: int, work: Callable[[], Any]) -> float:
-    """Do the work once and return `count` by its seconds."""
+    """Do the work once and return `count` by its seconds, those of a GPU included."""
+    _settle()
     began = time.perf_counter()
     work()
+    _settle()
     return count / (time.perf_counter() - began)
+
+
+def _settle() -> None:
+    """Wait until a GPU has done what it was given."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def compare(
