@@ -334,7 +334,8 @@ class Resources(Section):
     parallel_trainings: Positive | Literal["auto"] = "auto"
     """Independent trainings at a time; auto: as many as the cluster holds."""
     saliency_workers: Positive | Literal["auto"] = "auto"
-    saliency_batch: Positive = 64
+    saliency_batch: Positive | Literal["auto"] = "auto"
+    """Images a forward; auto: 64 on a GPU, and on a CPU as many as make 4 of 320 x 320 pixels."""
     saliency_memory: PositiveFloat | Literal["auto"] = "auto"
     """GiB that a worker's backward passes may hold, whatever the batch; auto: 2, or on a GPU, which
     two workers share, a quarter of what is free when the worker starts."""

@@ -29,8 +29,8 @@ def run(place: Place) -> list[Row]:
     small, large = place.dataset(800, 128), place.dataset(24, 320)
     resnet, densenet = place.classifier("resnet18", 16), place.classifier("densenet121")
     return [
-        _labelled(place, "saliency, resnet18 at 128", small, resnet, batch=64, repetitions=5),
-        _labelled(place, "saliency, densenet121 at 320", large, densenet, batch=8, repetitions=3),
+        _labelled(place, "saliency, resnet18 at 128", small, resnet, batch=25, repetitions=5),
+        _labelled(place, "saliency, densenet121 at 320", large, densenet, batch=4, repetitions=3),
         _job(place, "saliency job on Ray, resnet18 at 128", small, resnet),
     ]
 

@@ -23,6 +23,7 @@ from chexseg_platform.data.store import content_rectangle
 from chexseg_platform.evaluation import hits
 from chexseg_platform.evaluation.counts import count_table, image_rows
 from chexseg_platform.findings import FINDING_TO_OBSERVATION, FINDINGS
+from chexseg_platform.models.batch import forward_batch
 from chexseg_platform.models.preprocess import Preprocess
 from chexseg_platform.models.segmenter import load_segmenter
 from chexseg_platform.training.segmentation import predict_batch, threshold_tensor
@@ -32,7 +33,6 @@ COLUMNS = [
     "benchmark_masks", "benchmark_points",
 ]  # fmt: skip
 """Columns of a dataset's rows that a method and its counting need."""
-BATCH = 32
 PREDICTIONS = pa.schema(
     [
         ("image_id", pa.string()),
@@ -94,8 +94,9 @@ class Predictor:
             yield from self._segment(rows)
 
     def _segment(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[Said]:
-        for start in range(0, len(rows), BATCH):
-            some = rows[start : start + BATCH]
+        batch = forward_batch(self.device, self.size)
+        for start in range(0, len(rows), batch):
+            some = rows[start : start + batch]
             pixels = b"".join(row["image"] for row in some)
             grey = np.frombuffer(pixels, np.uint8).reshape(-1, self.size, self.size)
             content = np.array(

@@ -23,6 +23,7 @@ from chexseg_platform.artifacts import Artifact, Draft
 from chexseg_platform.data import masks
 from chexseg_platform.findings import FINDINGS
 from chexseg_platform.locks import once
+from chexseg_platform.models.batch import forward_batch
 from chexseg_platform.saliency.pseudolabel import PseudoLabeller, tune_thresholds
 from chexseg_platform.saliency.pseudotable import MAPS, schemas_of
 from chexseg_platform.saliency.threshold import upsample
@@ -158,7 +159,7 @@ def _tune(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     labeller = models.uncut.load(device, resources.saliency_memory)
     size = int(dataset.summary["size"])
-    found = []
+    batch, found = forward_batch(device, size, resources.saliency_batch), []
     for part in dataset.parts("rows/"):
         table = read_rows(dataset, part.name)
         wanted = pc.and_(
@@ -166,7 +167,7 @@ def _tune(
             pc.is_in(table["patient"], pa.array(held, pa.string())),
         )
         index, start = read_index_part(dataset, part.name).filter(wanted), 0
-        for images, some in batches(table.filter(wanted), size, resources.saliency_batch):
+        for images, some in batches(table.filter(wanted), size, batch):
             found.append((images, small_masks(index.slice(start, some.num_rows), size)))
             start += some.num_rows
     return tune_thresholds(labeller, found)

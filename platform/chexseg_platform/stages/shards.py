@@ -25,6 +25,7 @@ from chexseg_platform import config
 from chexseg_platform.artifacts import Artifact, Draft, Part
 from chexseg_platform.cluster import Supply
 from chexseg_platform.data.store import content_rectangle, label_array
+from chexseg_platform.models.batch import forward_batch
 from chexseg_platform.saliency.pseudotable import Images
 from chexseg_platform.stages.context import Context
 from chexseg_platform.stages.pools import pooled
@@ -146,21 +147,22 @@ class LabelShards:
         work: Work,
         dataset: Artifact,
         draft: Draft,
-        batch: int,
+        batch: int | str,
         threads: int,
         memory: float | str = "auto",
     ) -> None:
         torch.set_num_threads(threads)
         self.work, self.dataset, self.draft = work, dataset, draft
-        self.batch, self.memory = batch, memory
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.batch = forward_batch(self.device, int(dataset.summary["size"]), batch)
+        self.memory = memory
         self._label: Labeller | None = None
 
     @property
     def label(self) -> Labeller:
         """Loaded with the first shard: an error in `__init__` is but a dead actor to Ray."""
         if self._label is None:
-            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-            self._label = self.work.build(device, self.memory)
+            self._label = self.work.build(self.device, self.memory)
         return self._label
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

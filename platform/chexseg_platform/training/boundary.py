@@ -35,6 +35,7 @@ from chexseg_platform.data import masks
 from chexseg_platform.data.mix import Batches, Mix
 from chexseg_platform.data.store import Store
 from chexseg_platform.findings import FINDINGS
+from chexseg_platform.models.batch import forward_batch
 from chexseg_platform.models.boundary import (
     STRIDE,
     BoundaryNetwork,
@@ -60,7 +61,6 @@ from chexseg_platform.training.classification import NothingToLearn
 from chexseg_platform.training.fit import rank_and_world, sum_over_workers
 from chexseg_platform.training.loop import Batch
 
-VALIDATION_BATCH = 32
 TERMS = ("foreground", "background", "between", "foreground displaced", "background displaced")
 PAIRS_OF_TERM = (0, 1, 2, 0, 1)
 WEIGHTS = (0.5, 0.5, 1.0, 1.0, 1.0)
@@ -203,7 +203,7 @@ class Boundary:
         sums_T = torch.zeros(5, device=self.device, dtype=torch.float64)
         pairs_P = torch.zeros(3, device=self.device, dtype=torch.float64)
         mine = np.arange(len(self.valid))[self.rank :: self.world]
-        for items in chunks(mine, VALIDATION_BATCH):
+        for items in chunks(mine, forward_batch(self.device, self.store.size)):
             sums, pairs = self._validation_sums(items)
             sums_T += sums
             pairs_P += pairs

@@ -17,6 +17,7 @@ from chexseg_platform import config
 from chexseg_platform.data.mix import Batches, Mix
 from chexseg_platform.data.store import Store
 from chexseg_platform.findings import COMPETITION, OBSERVATIONS
+from chexseg_platform.models.batch import forward_batch
 from chexseg_platform.models.classifier import (
     Classifier,
     ClassifierSpec,
@@ -37,8 +38,6 @@ from chexseg_platform.training.batches import (
 from chexseg_platform.training.fit import rank_and_world, sum_over_workers
 from chexseg_platform.training.loop import Batch
 from chexseg_platform.training.metrics import study_auroc
-
-VALIDATION_BATCH = 64
 
 
 class NothingToLearn(ValueError):
@@ -188,7 +187,7 @@ def predict(
     model.eval()
     out = torch.zeros(len(rows), len(OBSERVATIONS), device=device)
     mine = np.arange(len(rows))[share[0] :: share[1]]
-    for places in chunks(mine, VALIDATION_BATCH):
+    for places in chunks(mine, forward_batch(device, store.size)):
         image_BCSS = preprocess(
             image_tensor(store, rows[places], device), content_tensor(store, rows[places], device)
         )

@@ -19,6 +19,7 @@ from chexseg_platform import config
 from chexseg_platform.data.mix import Batches, Mix
 from chexseg_platform.data.store import MaskRows, Store
 from chexseg_platform.findings import FINDINGS
+from chexseg_platform.models.batch import forward_batch
 from chexseg_platform.models.checkpoints import State
 from chexseg_platform.models.encoder import load_weights
 from chexseg_platform.models.preprocess import Preprocess, preset
@@ -44,7 +45,6 @@ from chexseg_platform.training.loop import Batch
 from chexseg_platform.training.losses import loss_by_name
 from chexseg_platform.training.metrics import PooledIoU
 
-VALIDATION_BATCH = 32
 Start = tuple[str, State | Path]
 """Where first weights come from: a kind, and a state or a folder."""
 
@@ -168,7 +168,7 @@ class Segmentation:
         bins = 20 if self.settings.threshold == "tuned" else 1000
         grid = PooledIoU(len(FINDINGS), bins, device=self.device)
         mine = np.arange(len(self.valid))[self.rank :: self.world]
-        for items in chunks(mine, VALIDATION_BATCH):
+        for items in chunks(mine, forward_batch(self.device, self.store.size)):
             rows = self.valid.rows[items]
             truth = torch.from_numpy(self.valid.decode(items, self.store.size)).to(self.device)
             content = content_tensor(self.store, rows, self.device)

@@ -104,7 +104,7 @@ def test_predictions_are_each_image_s_own_in_any_batch(tiny_store, monkeypatch):
     whole = predict(task.model, task.preprocess, tiny_store, rows, CPU)
     assert whole.shape == (28, 14)
     assert ((whole > 0) & (whole < 1)).all()
-    monkeypatch.setattr("chexseg_platform.training.classification.VALIDATION_BATCH", 5)
+    monkeypatch.setattr("chexseg_platform.models.batch.GPU_BATCH", 5)
     parts = predict(task.model, task.preprocess, tiny_store, rows, CPU)
     np.testing.assert_allclose(parts, whole, atol=1e-6)
     halves = [predict(task.model, task.preprocess, tiny_store, rows, CPU, (r, 2)) for r in (0, 1)]
