@@ -20,6 +20,9 @@ from typing import TextIO
 FIRST_SECONDS = 2.0
 REDRAW_SECONDS = 0.1
 WINDOW_SECONDS = 30.0
+WINDOW_UPDATES = 8
+"""At the least: workers that finish together make two updates at once and then none for long, and
+between one such pair and the first of the next only half of the work is seen."""
 
 Metric = float | str
 
@@ -105,7 +108,10 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """How many a second over the last half minute; 0 before the first are done."""
+        """How many a second over the last half minute or eight updates, whichever is longer.
+
+        0 before the first are done.
+        """
         (then, before), (now, done) = self._recent[0], self._recent[-1]
         return (done - before) / (now - then) if now > then else 0.0
 
@@ -157,7 +163,7 @@ class Progress:
 
     def _note(self, now: float) -> None:
         self._recent.append((now, self.done))
-        while len(self._recent) > 2 and self._recent[1][0] <= now - WINDOW_SECONDS:
+        while len(self._recent) > WINDOW_UPDATES and self._recent[1][0] <= now - WINDOW_SECONDS:
             self._recent.popleft()
 
     def _emit(self, state: str, line: str, closing: bool = False) -> None:

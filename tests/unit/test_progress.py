@@ -84,6 +84,21 @@ def test_the_rate_is_that_of_the_last_half_minute() -> None:
     assert progress.rate == 1.0
 
 
+def test_workers_that_finish_together_are_both_seen() -> None:
+    """Two do 100 images each in 50 s: four a second, also right after the first of a pair."""
+    clock = Clock()
+    progress = Progress("explain", 2_000, "images", stream=io.StringIO(), clock=clock)
+    for _ in range(5):
+        clock.now += 49
+        progress.update(advance=100)
+        clock.now += 1
+        progress.update(advance=100)
+    clock.now += 49
+    progress.update(advance=100)
+    assert progress.rate == pytest.approx(4.0, rel=0.15)
+    assert progress.seconds_left == pytest.approx(900 / 4, rel=0.15)
+
+
 def test_an_error_is_told_where_it_stopped() -> None:
     stream, clock = io.StringIO(), Clock()
 

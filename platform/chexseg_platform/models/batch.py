@@ -12,8 +12,7 @@ def forward_batch(device: torch.device, size: int, wish: int | str = "auto") -> 
     """Return the images of a forward: 64 on a GPU, on a CPU as many as 4 of 320 x 320 pixels.
 
     A CPU's larger tensors are handed back to the system after every layer and come anew, page by
-    page: DenseNet-121 at 320 px is a seventh slower by 64 than by 4, and two such processes side
-    by side are half as fast as they could be.
+    page: DenseNet-121 at 320 px is a seventh slower by 64 than by 4.
 
     Args:
         size: pixels, the side of an image.
