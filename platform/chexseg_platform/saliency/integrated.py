@@ -15,8 +15,11 @@ So the cost of an image with t wanted classes and n steps is n (1 forward + t ba
 class by class it is t n (1 forward + 1 backward) at best.
 
 Attributions of a class sum to f_k(x) - f_k(x0) ("completeness"). What is missing of that is the
-error of the rule, and by it the number of steps is chosen: it doubles for those maps alone whose
-error is above the tolerance.
+error of the rule, and by it the number of steps is chosen: those maps alone whose error is above
+the tolerance get a further rule, of as many nodes as they have had. A network of ReLUs has a
+gradient that jumps, along which rules of n nodes are off by about 1/n, each in its own way; so no
+rule is thrown away: their mean by nodes is as good as one rule of all their nodes. Where the score
+is smooth the latest rule is better than the mean, and is taken.
 
 Shapes: B images, C channels, S side, K classes, P wanted (image, class) pairs in row-major order.
 """
@@ -46,7 +49,7 @@ class Attribution:
         map_PSS: float32, signed, summed over channels; sums to about `change_P`.
         change_P: float32, f_k(x) - f_k(x0), mean over baselines.
         error_P: float32, |sum of the map - change| / max(|change|, 0.01).
-        steps_P: int64, nodes of the rule that was used in the end.
+        steps_P: int64, nodes in all.
     """
 
     image_P: Tensor
@@ -76,8 +79,8 @@ def integrated_gradients(
         wanted_BK: bool, the pairs.
         baseline_BCSS: where the line starts, (B, C, S, S) or (1, C, S, S); None for zeros.
         steps: nodes of the rule, of the first try where a tolerance is given.
-        tolerance: largest completeness error; pairs above it are done again with twice the
-            steps, until `most_steps`. None keeps `steps`.
+        tolerance: largest completeness error; pairs above it get further nodes, about twice as
+            many with every round, until `most_steps`. None keeps `steps`.
         rows: most images in one pass. This bounds memory whatever B and the steps are.
 
     Returns:
@@ -94,20 +97,44 @@ def integrated_gradients(
     map_PSS = torch.zeros((len(image_P), *side), device=input_BCSS.device)
     error_P = torch.full((len(image_P),), torch.inf, device=input_BCSS.device)
     steps_P = torch.zeros_like(image_P)
-    todo = torch.arange(len(image_P), device=input_BCSS.device)
-    while len(todo):
-        map_PSS[todo] = _maps(
-            score, input_BCSS, baseline, image_P[todo], class_P[todo], steps, rows
-        )
-        missing = (map_PSS[todo].sum(dim=(1, 2)) - change_P[todo]).abs()
-        error_P[todo] = missing / change_P[todo].abs().clamp(min=FLOOR)
-        steps_P[todo] = steps
-        if tolerance is None or steps >= most_steps:
+    todo, total = torch.arange(len(image_P), device=input_BCSS.device), 0
+    mean_TSS = map_PSS  # of the pairs that are to do
+    for count in _rules(steps, steps if tolerance is None else most_steps):
+        if not len(todo):
             break
-        # Not "above": an error that is not a number cannot be under the tolerance either.
-        todo = todo[~(error_P[todo] <= tolerance)]
-        steps = min(2 * steps, most_steps)
+        rule_TSS = _maps(score, input_BCSS, baseline, image_P[todo], class_P[todo], count, rows)
+        total += count
+        mean_TSS = torch.lerp(mean_TSS, rule_TSS, count / total)
+        errors = [_error(maps, change_P[todo]) for maps in (rule_TSS, mean_TSS)]
+        latest_T = errors[0] <= errors[1]
+        map_PSS[todo] = torch.where(latest_T[:, None, None], rule_TSS, mean_TSS)
+        error_P[todo] = torch.where(latest_T, *errors)
+        steps_P[todo] = total
+        if tolerance is not None:
+            # Not "above": an error that is not a number cannot be under the tolerance either.
+            open_T = ~(error_P[todo] <= tolerance)
+            todo, mean_TSS = todo[open_T], mean_TSS[open_T]
     return Attribution(image_P, class_P, map_PSS, change_P, error_P, steps_P)
+
+
+def _rules(steps: int, most_steps: int) -> Iterator[int]:
+    """Yield the nodes of one rule after the other, no number twice, `most_steps` in all.
+
+    Each doubles what there was, with one more, for then its nodes lie between the others'.
+    """
+    used: set[int] = set()
+    count = steps
+    while count > 0:
+        used.add(count)
+        yield count
+        count = min(sum(used) + 1, most_steps - sum(used))
+        while count in used:
+            count -= 1
+
+
+def _error(map_PSS: Tensor, change_P: Tensor) -> Tensor:
+    """Completeness error."""
+    return (map_PSS.sum(dim=(1, 2)) - change_P).abs() / change_P.abs().clamp(min=FLOOR)
 
 
 def nodes(steps: int) -> tuple[list[float], list[float]]:

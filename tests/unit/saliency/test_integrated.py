@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from captum.attr import IntegratedGradients
-from chexseg_platform.saliency.integrated import FLOOR, integrated_gradients, nodes
+from chexseg_platform.saliency.integrated import FLOOR, _rules, integrated_gradients, nodes
 from torch import Tensor, nn
 
 SIDE, CLASSES = 16, 5
@@ -83,13 +83,46 @@ def test_a_cubic_by_hand() -> None:
     assert found.error_P.max() < 1e-6
 
 
-def test_steps_double_only_where_the_error_is_above_the_tolerance() -> None:
+def test_more_steps_only_where_the_error_is_above_the_tolerance() -> None:
     # One node is exact for the linear class and misses the cubic one: 3/4 x^3 instead of x^3.
     images = torch.tensor([[[[1.0, 2.0], [-1.0, 0.5]]]])
     wanted = torch.ones(1, 2, dtype=torch.bool)
     found = integrated_gradients(polynomial, images, wanted, steps=1, tolerance=0.01)
-    assert found.steps_P.tolist() == [2, 1]
+    assert found.steps_P.tolist() == [3, 1]
+    # Of the second rule, two nodes, which is exact, and not of the mean with the first.
     torch.testing.assert_close(found.map_PSS[0], images[0, 0] ** 3)
+
+
+def test_where_the_gradient_jumps_rules_are_averaged_by_their_nodes() -> None:
+    """relu(x - 0.3) from 0 to 1: its gradient along the line is 0, and 1 from 0.3 on.
+
+    One node, at 0.5, says 1; two, at 0.21 and 0.79, say 1/2; by nodes that is 2/3. Right is 0.7.
+    """
+    image = torch.ones(1, 1, 1, 1)
+    found = integrated_gradients(
+        lambda x: torch.relu(x.flatten(1) - 0.3),
+        image,
+        torch.ones(1, 1, dtype=torch.bool),
+        steps=1,
+        tolerance=0.05,
+    )
+    assert found.map_PSS.item() == pytest.approx(2 / 3)
+    assert found.error_P.item() == pytest.approx((0.7 - 2 / 3) / 0.7, rel=1e-4)
+    assert found.steps_P.tolist() == [3]
+
+
+@pytest.mark.parametrize(
+    ("steps", "most", "rules"),
+    [
+        (8, 128, [8, 9, 18, 36, 57]),
+        (8, 8, [8]),
+        (8, 5, [8]),
+        (8, 16, [8, 7, 1]),
+        (1, 4, [1, 2]),
+    ],
+)
+def test_rules_differ_and_stay_within_the_most(steps: int, most: int, rules: list[int]) -> None:
+    assert list(_rules(steps, most)) == rules
 
 
 def test_the_error_is_the_missing_share_of_completeness() -> None:
