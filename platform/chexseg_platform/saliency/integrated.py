@@ -105,10 +105,11 @@ def integrated_gradients(
         rule_TSS = _maps(score, input_BCSS, baseline, image_P[todo], class_P[todo], count, rows)
         total += count
         mean_TSS = torch.lerp(mean_TSS, rule_TSS, count / total)
-        errors = [_error(maps, change_P[todo]) for maps in (rule_TSS, mean_TSS)]
-        latest_T = errors[0] <= errors[1]
+        change_T = change_P[todo]
+        rule_error_T, mean_error_T = _error(rule_TSS, change_T), _error(mean_TSS, change_T)
+        latest_T = rule_error_T <= mean_error_T
         map_PSS[todo] = torch.where(latest_T[:, None, None], rule_TSS, mean_TSS)
-        error_P[todo] = torch.where(latest_T, *errors)
+        error_P[todo] = torch.where(latest_T, rule_error_T, mean_error_T)
         steps_P[todo] = total
         if tolerance is not None:
             # Not "above": an error that is not a number cannot be under the tolerance either.
