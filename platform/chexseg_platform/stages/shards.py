@@ -82,12 +82,24 @@ def label_shards(
     """Do what is not done yet of a dataset's shards, with progress; return all parts."""
     shards = dataset.parts("rows/")
     todo = [part for part in shards if draft.done(work.outputs(part.name)[-1]) is None]
-    rows = sum(part.rows or 0 for part in shards)
-    with context.progress(stage, rows, "images") as progress:
-        progress.skip(rows - sum(part.rows or 0 for part in todo))
+    images = images_of(dataset, shards, work.splits)
+    total = sum(images.values())
+    with context.progress(stage, total, "images") as progress:
+        progress.skip(total - sum(images[part.name] for part in todo))
         for row in _stream([part.name for part in todo], work, dataset, draft, context, supply):
-            progress.update(advance=int(row["rows"]))
+            progress.update(advance=images[row["part"]])
     return [part for shard in shards for part in _parts_of(draft, work, shard.name)]
+
+
+def images_of(dataset: Artifact, shards: Sequence[Part], splits: Sequence[str]) -> dict[str, int]:
+    """Return how many images of some splits each shard has, by its name."""
+    if set(dataset.summary["splits"]) <= set(splits):
+        return {part.name: part.rows or 0 for part in shards}
+    wanted, found = pa.array(splits, pa.string()), {}
+    for part in shards:
+        index = dataset.table(part.name.replace("rows/", "index/", 1), ["split"])
+        found[part.name] = pc.sum(pc.is_in(index["split"], wanted)).as_py() or 0
+    return found
 
 
 def _parts_of(draft: Draft, work: Work, name: str) -> list[Part]:

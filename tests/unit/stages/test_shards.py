@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from chexseg_platform.artifacts import Artifact, Part, Workspace
 from chexseg_platform.saliency.pseudotable import Images
-from chexseg_platform.stages.shards import PIECE, LabelShards, Work, _parts_of
+from chexseg_platform.stages.shards import PIECE, LabelShards, Work, _parts_of, images_of
 
 ROWS, SIZE, SHARD = 2 * PIECE + 3, 4, "rows/00007"
 
@@ -90,3 +90,19 @@ def test_a_shard_without_a_wanted_image_gives_empty_tables(
     wish = Work(lambda device, memory: Names(), ("once",), ("valid",), "twice")
     LabelShards(wish, dataset, draft, 8, 1)({"part": np.array([SHARD])})
     assert [(part.name, part.rows) for part in _parts_of(draft, wish, SHARD)] == [("once/00007", 0)]
+
+
+@pytest.mark.parametrize(
+    ("splits", "wanted"), [(("train", "test"), (4, 3)), (("test",), (1, 3)), (("valid",), (0, 0))]
+)
+def test_images_of_some_splits_are_counted(
+    tmp_path: Path, splits: tuple[str, ...], wanted: tuple[int, int]
+) -> None:
+    draft, parts = Workspace(tmp_path / "data").draft("dataset", "c" * 16), []
+    for name, rows in (("0", ["train"] * 3 + ["test"]), ("1", ["test"] * 3)):
+        for kind in ("rows", "index"):
+            parts.append(draft.write(f"{kind}/{name}", pa.table({"split": rows})))
+    summary = {"splits": {"train": {}, "test": {}}}
+    dataset = draft.finish(parts, config={}, inputs={}, summary=summary)
+    found = images_of(dataset, dataset.parts("rows/"), splits)
+    assert found == dict(zip(("rows/0", "rows/1"), wanted, strict=True))
