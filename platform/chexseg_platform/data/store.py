@@ -107,6 +107,11 @@ def content_rectangle(height: int, width: int, size: int) -> tuple[int, int, int
     return rows.start, rows.stop, columns.start, columns.stop
 
 
+def index_part(dataset: Artifact, name: str, columns: list[str]) -> pa.Table:
+    """Return columns of the index of a shard "rows/...": the same rows, without their pixels."""
+    return dataset.table(name.replace("rows/", "index/", 1), columns)
+
+
 def read_index(dataset: Artifact) -> pa.Table:
     """Return a dataset's rows without pixels, in the order of its shards."""
     return dataset.tables("index/")

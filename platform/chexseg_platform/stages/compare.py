@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from chexseg_platform import config, overlays, plan, plots
 from chexseg_platform.artifacts import Artifact, csv_bytes
 from chexseg_platform.data import geometry, masks
+from chexseg_platform.data.store import index_part
 from chexseg_platform.evaluation import tables
 from chexseg_platform.evaluation.comparison import (
     EXPERT_ONLY,
@@ -187,7 +188,7 @@ def _images(dataset: Artifact, wanted: Sequence[str]) -> dict[str, Picture]:
     ids = pa.array(list(wanted), pa.string())
     for part in dataset.parts("rows/"):
         columns = ["image_id", "height", "width", "small_masks"]
-        index = dataset.table(part.name.replace("rows/", "index/", 1), columns)
+        index = index_part(dataset, part.name, columns)
         mine = pc.is_in(index["image_id"], ids)
         if not pc.any(mine).as_py():
             continue

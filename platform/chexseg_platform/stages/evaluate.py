@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from chexseg_platform import plan
 from chexseg_platform.artifacts import Artifact, Draft, Part
 from chexseg_platform.cluster import Supply
+from chexseg_platform.data.store import index_part
 from chexseg_platform.evaluation.comparison import PSEUDO_LABELS, RADIOLOGISTS
 from chexseg_platform.evaluation.counts import SCHEMA as COUNTS
 from chexseg_platform.evaluation.methods import COLUMNS, Method, Predictor, count_rows
@@ -69,7 +70,7 @@ def _count(context: Context, todo: Mapping[str, Method], dataset: Artifact, spli
 
 
 def _holds(dataset: Artifact, part: Part, split: str) -> bool:
-    index = dataset.table(part.name.replace("rows/", "index/", 1), ["split"])
+    index = index_part(dataset, part.name, ["split"])
     return bool(pc.any(pc.equal(index["split"], split)).as_py())
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from chexseg_platform import config, overlays, plan, plots
 from chexseg_platform.artifacts import Artifact, Draft
 from chexseg_platform.data import masks
+from chexseg_platform.data.store import index_part
 from chexseg_platform.findings import FINDINGS
 from chexseg_platform.locks import once
 from chexseg_platform.models.batch import forward_batch
@@ -125,11 +126,6 @@ def _explain(
     )
 
 
-def read_index_part(dataset: Artifact, name: str) -> pa.Table:
-    """Return the index of a shard: the same rows, without pixels and with small masks."""
-    return dataset.table(name.replace("rows/", "index/", 1), ["image_id", "small_masks"])
-
-
 def _thresholds(
     models: Models, dataset: Artifact, held: Sequence[str], draft: Draft, context: Context
 ) -> list[float] | None:
@@ -166,7 +162,7 @@ def _tune(
             pc.and_(pc.equal(table["split"], "valid"), pc.is_valid(table["masks"])),
             pc.is_in(table["patient"], pa.array(held, pa.string())),
         )
-        index, start = read_index_part(dataset, part.name).filter(wanted), 0
+        index, start = index_part(dataset, part.name, ["image_id", "small_masks"]).filter(wanted), 0
         for images, some in batches(table.filter(wanted), size, batch):
             found.append((images, small_masks(index.slice(start, some.num_rows), size)))
             start += some.num_rows
@@ -210,7 +206,10 @@ def _draw(models: Models, dataset: Artifact, chosen: Sequence[Chosen]) -> list[b
 
 def _case(labeller: PseudoLabeller, dataset: Artifact, item: Chosen) -> overlays.MapCase:
     size = int(dataset.summary["size"])
-    rows, index = read_rows(dataset, item.part), read_index_part(dataset, item.part)
+    rows, index = (
+        read_rows(dataset, item.part),
+        index_part(dataset, item.part, ["image_id", "small_masks"]),
+    )
     mine = pc.equal(rows["image_id"], item.image_id)
     ((images, _),) = batches(rows.filter(mine), size, 1)
     finding = FINDINGS.index(item.finding)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from chexseg_platform import config
 from chexseg_platform.artifacts import Artifact, Draft, Part
 from chexseg_platform.cluster import Supply
-from chexseg_platform.data.store import content_rectangle, label_array
+from chexseg_platform.data.store import content_rectangle, index_part, label_array
 from chexseg_platform.models.batch import forward_batch
 from chexseg_platform.saliency.pseudotable import Images
 from chexseg_platform.stages.context import Context
@@ -97,7 +97,7 @@ def images_of(dataset: Artifact, shards: Sequence[Part], splits: Sequence[str]) 
         return {part.name: part.rows or 0 for part in shards}
     wanted, found = pa.array(splits, pa.string()), {}
     for part in shards:
-        index = dataset.table(part.name.replace("rows/", "index/", 1), ["split"])
+        index = index_part(dataset, part.name, ["split"])
         found[part.name] = pc.sum(pc.is_in(index["split"], wanted)).as_py() or 0
     return found
 
