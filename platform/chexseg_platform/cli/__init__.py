@@ -21,6 +21,7 @@ from chexseg_platform.cli.common import (
     open_experiment,
     options,
     problems_of,
+    run_stage,
     say_where_to_look,
     sentences,
     set_option,
@@ -30,6 +31,7 @@ from chexseg_platform.cli.common import (
     workspace_option,
 )
 from chexseg_platform.cli.data import data
+from chexseg_platform.cli.evaluate import evaluate
 
 
 @click.group(
@@ -142,15 +144,7 @@ def _stage_command(name: str, help_: str) -> None:
     def command(
         experiment: str, overrides: Sequence[str], workspace: str, no_tracking: bool
     ) -> None:
-        from chexseg_platform.plan import Plan
-        from chexseg_platform.stages.experiment import run_until
-
-        loaded, context = open_experiment(experiment, overrides, workspace)
-        stop_on_problems(loaded, context)
-        chain = Plan.of(loaded.experiment, context.workspace)
-        with cluster(), tracker_of(loaded, context, no_tracking) as tracker:
-            for artifact in run_until(name, context, loaded.experiment, chain, tracker, click.echo):
-                click.echo(f"{artifact.kind}  {artifact.uri}")
+        run_stage(name, experiment, overrides, workspace, no_tracking)
 
 
 _stage_command("ingest", "Read an experiment's images and masks into a dataset.")
@@ -211,9 +205,7 @@ def explain(
 
 
 _stage_command("segment", "Train every arm's segmenters.")
-_stage_command("evaluate", "Count every method's masks against the experts'.")
-
-
+main.add_command(evaluate)
 main.add_command(data)
 
 

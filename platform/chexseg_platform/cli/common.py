@@ -164,3 +164,18 @@ def say_where_to_look(workspace: str, no_tracking: bool) -> None:
     else:
         where = "" if workspace == "workspace" else f" --workspace {workspace}"
         click.echo(f"Browse it: chexseg-platform ui{where}")
+
+
+def run_stage(
+    name: str, experiment: str, overrides: Sequence[str], workspace: str, no_tracking: bool
+) -> None:
+    """Run an experiment up to a stage, and say what it made."""
+    from chexseg_platform.plan import Plan
+    from chexseg_platform.stages.experiment import run_until
+
+    loaded, context = open_experiment(experiment, overrides, workspace)
+    stop_on_problems(loaded, context)
+    chain = Plan.of(loaded.experiment, context.workspace)
+    with cluster(), tracker_of(loaded, context, no_tracking) as tracker:
+        for artifact in run_until(name, context, loaded.experiment, chain, tracker, click.echo):
+            click.echo(f"{artifact.kind}  {artifact.uri}")

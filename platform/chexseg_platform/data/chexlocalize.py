@@ -183,6 +183,20 @@ def _unknown(what: str, unknown: list[str], given: int) -> UnknownImages:
     )
 
 
+def named_findings(path: str | Path) -> frozenset[str] | None:
+    """Return the findings that segmentations name on any image, the empty ones included.
+
+    None for annotations: they name only what was drawn, so nothing follows from an absent name.
+    """
+    names = {
+        name
+        for record in _images(Path(path)).values()
+        for name, mask in record.items()
+        if isinstance(mask, dict)
+    }
+    return frozenset(canonical(name) for name in names) if names else None
+
+
 def _images(file: Path) -> Images:
     try:
         found = json.loads(file.read_bytes(), object_pairs_hook=_once, parse_constant=_no_constant)

@@ -1,7 +1,7 @@
 """Binary masks as polygons, as arrays, and as COCO compressed run lengths.
 
 Masks travel as COCO "counts" strings: a few hundred bytes for a mask of six million pixels, the
-form CheXlocalize's own JSON uses, and overlaps are counted without decoding. A counts string
+form CheXlocalize's own JSON uses, and are counted without decoding (`overlaps.py`). A counts string
 from a file is checked here before compiled code sees it, because pycocotools turns a cut or
 wrong-sized one into uninitialised memory without an error. Runs go down the columns (Fortran
 order) and start with background.
@@ -13,7 +13,6 @@ polygons, pixel centres at whole coordinates), which reproduces its published ma
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +28,7 @@ MAX_CHARACTERS_PER_RUN = 7
 
 Polygon = Sequence[Sequence[float]]
 BoolArray = NDArray[np.bool_]
+IntArray = NDArray[np.int64]
 
 _EVERY_NEIGHBOUR = np.ones((3, 3), bool)
 # Clockwise on the screen, starting to the right: (row step, column step).
@@ -85,7 +85,7 @@ def decode(counts: str, height: int, width: int) -> BoolArray:
     return np.repeat(ink, runs).reshape(width, height).T
 
 
-def run_lengths(counts: str) -> NDArray[np.int64]:
+def run_lengths(counts: str) -> IntArray:
     """Return the lengths of the runs in `counts`: background, foreground, background, ...
 
     Each length is written five bits to a character, least significant first; from the fourth
@@ -94,24 +94,47 @@ def run_lengths(counts: str) -> NDArray[np.int64]:
     Raises:
         CorruptMask: a character that COCO never writes, a run cut short, or a negative length.
     """
-    codes = _codes(counts)
-    ends = np.flatnonzero((codes & 0x20) == 0)
-    if len(ends) == 0 or ends[-1] != len(codes) - 1:
+    return parse([counts])[0]
+
+
+def parse(many: Sequence[str]) -> tuple[IntArray, IntArray, IntArray]:
+    """Parse the counts of many masks in one pass: three int64 arrays over all of their runs.
+
+    Returns:
+        Length of each run, the mask that it belongs to, and its number within that mask.
+
+    Raises:
+        CorruptMask: as `run_lengths`.
+    """
+    codes = _codes(many)
+    last = np.cumsum([len(counts) for counts in many]) - 1
+    if (codes[last] & 0x20).any():
         raise CorruptMask("The run lengths are cut short: the last one has no end.")
+    ends = np.flatnonzero((codes & 0x20) == 0)
     starts = np.concatenate([[0], ends[:-1] + 1])
     digits = ends - starts + 1
     if digits.max() > MAX_CHARACTERS_PER_RUN:
         raise CorruptMask("The run lengths hold a number longer than any run can be.")
-    place = np.arange(len(codes)) - np.repeat(starts, digits)
-    written = np.add.reduceat((codes & 0x1F) << (5 * place), starts)
+    digit = np.arange(len(codes)) - np.repeat(starts, digits)
+    written = np.add.reduceat((codes & 0x1F).astype(np.int64) << (5 * digit), starts)
     negative = (codes[ends] & 0x10) != 0
     written[negative] -= np.int64(1) << (5 * digits[negative])
-    # Two interleaved chains of differences; the very first run stands alone.
-    written[1::2] = np.cumsum(written[1::2])
-    written[2::2] = np.cumsum(written[2::2])
+    runs = np.diff(np.searchsorted(ends, last, side="right"), prepend=0)
+    mask = np.repeat(np.arange(len(many)), runs)
+    place = np.arange(len(ends)) - np.repeat(np.cumsum(runs) - runs, runs)
+    # Two interleaved chains of differences a mask; its very first run stands alone.
+    for chain in (place % 2 == 1, (place % 2 == 0) & (place > 0)):
+        written[chain] = _sums(written[chain], mask[chain], len(many))
     if written.min() < 0:
         raise CorruptMask("The run lengths hold a negative length.")
-    return written
+    return written, mask, place
+
+
+def _sums(values: IntArray, mask: IntArray, count: int) -> IntArray:
+    """Running sums that begin anew with every mask."""
+    total = np.concatenate([[0], np.cumsum(values)])
+    begins = np.searchsorted(mask, np.arange(count))
+    return total[1:] - total[begins[mask]]
 
 
 def area(counts: str, height: int, width: int) -> int:
@@ -121,22 +144,6 @@ def area(counts: str, height: int, width: int) -> int:
         CorruptMask: the counts are not those of a mask of this size.
     """
     return int(_checked_runs(counts, height, width)[1::2].sum())
-
-
-def overlap(counts_a: str, counts_b: str, height: int, width: int) -> tuple[int, int, int]:
-    """Return (pixels in both, pixels in a, pixels in b), without decoding.
-
-    Raises:
-        CorruptMask: either is not a mask of this size.
-    """
-    area_a, area_b = area(counts_a, height, width), area(counts_b, height, width)
-    if not area_a or not area_b:
-        return 0, area_a, area_b
-    size = [height, width]
-    both: list[dict[str, Any]] = [
-        {"size": size, "counts": counts.encode("ascii")} for counts in (counts_a, counts_b)
-    ]
-    return int(coco.area(coco.merge(both, intersect=True))), area_a, area_b
 
 
 def contours(mask: BoolArray) -> list[list[tuple[float, float]]]:
@@ -171,18 +178,19 @@ def _points(polygon: Polygon) -> list[tuple[float, float]]:
     return [(x, y) for x, y in points.tolist()]
 
 
-def _codes(counts: str) -> NDArray[np.int64]:
-    if not isinstance(counts, str) or not counts.isascii():
+def _codes(many: Sequence[str]) -> NDArray[np.uint8]:
+    if not all(isinstance(counts, str) and counts.isascii() for counts in many):
         raise CorruptMask("Run lengths must be a string of COCO's characters.")
-    codes = np.frombuffer(counts.encode("ascii"), np.uint8).astype(np.int64) - 48
-    if len(codes) == 0:
+    if not all(many):
         raise CorruptMask("The run lengths are empty.")
-    if codes.min() < 0 or codes.max() > 63:
+    # What lies before "0" wraps around, and so is too large as well.
+    codes = np.frombuffer("".join(many).encode("ascii"), np.uint8) - np.uint8(48)
+    if codes.max() > 63:
         raise CorruptMask("The run lengths hold a character that COCO never writes.")
     return codes
 
 
-def _checked_runs(counts: str, height: int, width: int) -> NDArray[np.int64]:
+def _checked_runs(counts: str, height: int, width: int) -> IntArray:
     _check_size(height, width)
     if isinstance(counts, str) and len(counts) > MAX_CHARACTERS_PER_RUN * (height * width + 1):
         raise CorruptMask(f"The run lengths are too long for {height} x {width} pixels.")

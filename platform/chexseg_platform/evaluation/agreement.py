@@ -20,6 +20,7 @@ without an interval on either side reaches nothing.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -34,7 +35,7 @@ from chexseg_platform.evaluation.bootstrap import (
     with_mean,
 )
 from chexseg_platform.evaluation.counts import CountCube
-from chexseg_platform.evaluation.iou import ratio
+from chexseg_platform.evaluation.iou import LESS_IS_BETTER, ratio
 
 Reach = Literal["mean", "interval", "paired"]
 
@@ -56,7 +57,7 @@ def gap_closed(
     `weak` there is no gap to close: NaN as a value, left out and counted as a resample.
     """
     chosen = cube.select([method, weak, readers]).aligned()
-    values = replicates(chosen, metric, draws)
+    values = replicates(chosen, metric, draws) * (-1 if metric in LESS_IS_BETTER else 1)
     values = np.where(np.isnan(values).any(axis=1, keepdims=True), np.nan, values)
     means = with_mean(values)[..., -1]
     ours, low, high = (means[:, chosen.methods.index(name)] for name in (method, weak, readers))
@@ -65,15 +66,25 @@ def gap_closed(
     return estimates(share[:, None], np.array([behind]), level=level, rule=rule)[0]
 
 
-def reaches(method: Estimate, readers: Estimate, gap: Estimate, how: Reach = "mean") -> bool:
+def reaches(
+    method: Estimate, readers: Estimate, gap: Estimate, how: Reach = "mean", *, less: bool = False
+) -> bool:
     """Whether a method reaches the radiologists on one finding.
 
     Args:
         method, readers: of the same metric and finding.
         gap: the paired difference, method − readers.
+        less: less is better.
     """
+    if less:
+        method, readers, gap = (_turned(estimate) for estimate in (method, readers, gap))
     if how == "paired":
         return gap.high is not None and gap.high >= 0
     if method.high is None or readers.low is None:
         return False
     return method.high >= (readers.value if how == "mean" else readers.low)
+
+
+def _turned(estimate: Estimate) -> Estimate:
+    low, high = (None if end is None else -end for end in (estimate.high, estimate.low))
+    return replace(estimate, value=-estimate.value, low=low, high=high)

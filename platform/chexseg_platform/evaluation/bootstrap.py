@@ -19,12 +19,13 @@ Letters: B resamples, C clusters, R runs, M methods, N images, K findings.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from chexseg_platform.evaluation.counts import CountCube
 from chexseg_platform.evaluation.iou import METRICS, Terms, mean_defined, ratio
+from chexseg_platform.evaluation.significance import p_values
 
 Cluster = Literal["patient", "image"]
 Rule = Literal["percentile", "chexlocalize"]
@@ -245,6 +246,17 @@ def estimates(
     return out
 
 
+class Paired(NamedTuple):
+    """Two methods compared in the same resamples: K + 1 of each, the mean over findings last.
+
+    `p` is two-sided, of one finding alone (`significance.py`); None where there is no interval.
+    """
+
+    absolute: list[Estimate]
+    relative: list[Estimate]
+    p: list[float | None]
+
+
 def paired(
     cube: CountCube,
     metric: str,
@@ -254,20 +266,22 @@ def paired(
     reference: str,
     level: float = 0.95,
     rule: Rule = "percentile",
-) -> tuple[list[Estimate], list[Estimate]]:
-    """Paired difference and relative gain of two methods: K + 1 estimates each, the mean last.
+) -> Paired:
+    """Paired difference, relative gain and p-value of two methods.
 
-    Both are taken on the entries that every run of both methods has, in the same resamples.
+    All are taken on the entries that every run of both methods has, in the same resamples.
     """
     chosen = cube.select([method, reference]).aligned()
     values = replicates(chosen, metric, draws)
     first, second = (values[:, chosen.methods.index(name)] for name in (method, reference))
     behind = support(chosen, metric, draws).min(axis=0)
     absolute, relative = difference(first, second)
-    return (
-        estimates(absolute, behind, level=level, rule=rule),
-        estimates(relative, behind, level=level, rule=rule),
-    )
+    found = estimates(absolute, behind, level=level, rule=rule)
+    p = [
+        None if estimate.low is None else float(value)
+        for estimate, value in zip(found, p_values(absolute[1:]), strict=True)
+    ]
+    return Paired(found, estimates(relative, behind, level=level, rule=rule), p)
 
 
 def _runs_of(cube: CountCube, method: str) -> list[int]:

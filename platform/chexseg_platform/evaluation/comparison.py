@@ -26,7 +26,18 @@ from chexseg_platform.evaluation.bootstrap import (
     with_mean,
 )
 from chexseg_platform.evaluation.counts import CountCube
-from chexseg_platform.evaluation.iou import METRICS, images_behind, mean_defined, score
+from chexseg_platform.evaluation.iou import (
+    LESS_IS_BETTER,
+    METRICS,
+    images_behind,
+    mean_defined,
+    score,
+)
+from chexseg_platform.evaluation.significance import holm
+from chexseg_platform.evaluation.subgroups import SubgroupScore, score_subgroups
+
+SHOWN = ("iou_present", "iou_union", "iou_pooled", "hit_rate")
+"""Metrics of the text and Markdown tables, and of subgroups; JSON and CSV hold all."""
 
 MEAN = "Mean"
 """Name of the row that averages over findings."""
@@ -58,6 +69,23 @@ class Roles:
     readers: str = RADIOLOGISTS
 
 
+def roles_among(arms: Sequence[str]) -> Roles:
+    """Who is compared with whom: `mix` if there is one, else the last, with all others.
+
+    The gap to radiologists starts at "pseudo only", or at the pseudo-labels where nothing was
+    trained on them alone.
+    """
+    proposed = MIX if MIX in arms else arms[-1]
+    others = [arm for arm in arms if arm != proposed]
+    first = [arm for arm in (EXPERT_ONLY, PSEUDO_ONLY) if arm in others]
+    rest = [arm for arm in others if arm not in first]
+    return Roles(
+        proposed=proposed,
+        references=(*first, *rest, PSEUDO_LABELS, RADIOLOGISTS),
+        weak=PSEUDO_ONLY if PSEUDO_ONLY in arms else PSEUDO_LABELS,
+    )
+
+
 @dataclass(frozen=True)
 class Score:
     """One method under one metric.
@@ -75,11 +103,19 @@ class Score:
 
 @dataclass(frozen=True)
 class Gain:
-    """The proposed method against another: paired, K estimates and the mean of each."""
+    """The proposed method against another: paired, K estimates and the mean of each.
+
+    Attributes:
+        p: two-sided p-value of each finding's difference, and of the mean's; None where there is
+            no interval.
+        p_holm: those of the findings corrected for their number; the mean's is its own.
+    """
 
     reference: str
     absolute: tuple[Estimate, ...]
     relative: tuple[Estimate, ...]
+    p: tuple[float | None, ...]
+    p_holm: tuple[float | None, ...]
 
 
 @dataclass(frozen=True)
@@ -103,6 +139,7 @@ class Comparison:
     gains: dict[str, tuple[Gain, ...]]
     gap_closed: dict[str, Estimate]
     reached: dict[str, dict[Reach, tuple[str, ...]]]
+    subgroups: tuple[SubgroupScore, ...]
     left_out: dict[str, tuple[str, ...]]
     notes: tuple[str, ...]
 
@@ -148,9 +185,10 @@ def compare(
         gains=gains,
         gap_closed=_gaps(cube, chosen, draws, roles, level, rule),
         reached={
-            metric: _reached(cube.findings, scores[metric], gains[metric], roles)
+            metric: _reached(metric, cube.findings, scores[metric], gains[metric], roles)
             for metric in chosen
         },
+        subgroups=tuple(score_subgroups(cube, draws, _shown(chosen), level=level, rule=rule)),
         left_out={name: images for name, images in cube.left_out().items() if images},
         notes=_notes(cube, draws),
     )
@@ -163,7 +201,13 @@ def _ordered(methods: Sequence[str]) -> tuple[str, ...]:
 
 
 def _measured(cube: CountCube) -> tuple[str, ...]:
-    return tuple(name for name in METRICS if name != "hit_rate" or not np.isnan(cube.hit).all())
+    optional = {"hit_rate": cube.hit, "hd95": cube.hd95}
+    absent = {name for name, values in optional.items() if np.isnan(values).all()}
+    return tuple(name for name in METRICS if name not in absent)
+
+
+def _shown(metrics: Sequence[str]) -> tuple[str, ...]:
+    return tuple(metric for metric in SHOWN if metric in metrics)
 
 
 def _truth_images(cube: CountCube) -> tuple[int, ...]:
@@ -203,10 +247,13 @@ def _gains(
     present = [name for name in roles.references if name in cube.methods]
     out = []
     for name in dict.fromkeys(present):
-        absolute, relative = paired(
+        found = paired(
             cube, metric, draws, method=roles.proposed, reference=name, level=level, rule=rule
         )
-        out.append(Gain(name, tuple(absolute), tuple(relative)))
+        corrected = (*holm(found.p[:-1]), found.p[-1])
+        out.append(
+            Gain(name, tuple(found.absolute), tuple(found.relative), tuple(found.p), corrected)
+        )
     return tuple(out)
 
 
@@ -236,7 +283,11 @@ def _gaps(
 
 
 def _reached(
-    findings: Sequence[str], scores: dict[str, Score], gains: Sequence[Gain], roles: Roles
+    metric: str,
+    findings: Sequence[str],
+    scores: dict[str, Score],
+    gains: Sequence[Gain],
+    roles: Roles,
 ) -> dict[Reach, tuple[str, ...]]:
     against = [gain for gain in gains if gain.reference == roles.readers]
     if not against:
@@ -247,7 +298,13 @@ def _reached(
         how: tuple(
             name
             for index, name in enumerate(findings)
-            if reaches(ours[index], readers[index], against[0].absolute[index], how)
+            if reaches(
+                ours[index],
+                readers[index],
+                against[0].absolute[index],
+                how,
+                less=metric in LESS_IS_BETTER,
+            )
         )
         for how in rules
     }

@@ -11,15 +11,16 @@ training of one method, that is (method, seed).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from chexseg_platform.data import masks
+from chexseg_platform.data.overlaps import overlaps
+from chexseg_platform.evaluation.boundary import hausdorff95_rle
 from chexseg_platform.findings import FINDINGS, canonical
 
 SCHEMA = pa.schema(
@@ -33,16 +34,26 @@ SCHEMA = pa.schema(
         pa.field("height", pa.int32(), nullable=False),
         pa.field("width", pa.int32(), nullable=False),
         pa.field("truth", pa.int64()),
-        pa.field("prediction", pa.int64(), nullable=False),
+        pa.field("prediction", pa.int64()),
         pa.field("intersection", pa.int64()),
         pa.field("hit", pa.int8()),
         pa.field("peak_y", pa.int32()),
         pa.field("peak_x", pa.int32()),
+        pa.field("hd95", pa.float64()),
+        pa.field("sex", pa.string()),
+        pa.field("age", pa.int32()),
+        pa.field("view", pa.string()),
     ]
 )
 """Columns of the count table. Areas are pixels of the original image. `truth` and `intersection`
-are null where no expert read the image; `hit` (1, 0) is null where the truth is empty or unknown
-or the method has no heat map; the peak is the heat map's maximum in original pixels."""
+are null where no expert read the image, `prediction` and `intersection` where the method says
+nothing of it; `hit` (1, 0) is null where the truth is empty or unknown
+or the method has no heat map; the peak is the heat map's maximum in original pixels; `hd95` is
+null where a mask is empty or unknown, or boundaries were not measured. Sex, age in years and view
+("AP", "PA", or "frontal", "lateral" where no more is known) are null where the data lack them."""
+
+
+TRAITS = ("sex", "age", "view")
 
 
 class BrokenCounts(ValueError):
@@ -77,69 +88,103 @@ def count_masks(truth: np.ndarray, prediction: np.ndarray) -> Counts:
     )
 
 
-def count_rle(truth: str | None, prediction: str | None, height: int, width: int) -> Counts:
-    """Count two COCO run-length strings of one size without decoding them; None is empty."""
-    if truth is None or prediction is None:
-        return Counts(_area(truth, height, width), _area(prediction, height, width), 0)
-    both, first, second = masks.overlap(truth, prediction, height, width)
-    return Counts(first, second, both)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageFacts:
+    """What is known of an image besides its pixels; see the columns of `SCHEMA`."""
+
+    image_id: str
+    patient: str
+    height: int
+    width: int
+    sex: str | None = None
+    age: int | None = None
+    view: str | None = None
 
 
-def _area(counts: str | None, height: int, width: int) -> int:
-    return 0 if counts is None else masks.area(counts, height, width)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageMasks:
+    """What was drawn on one image.
+
+    Attributes:
+        truth: finding -> run-length string; None if no expert read the image. A finding that is
+            not in it was read and is empty. `prediction` likewise; None if the method says nothing.
+        unsaid: findings of which the method says nothing, of an image that it has.
+        peaks: finding -> (y, x) of the heat map's maximum, original pixels.
+        hits: finding -> 1, 0 or None, from `hits.py`.
+    """
+
+    image: ImageFacts
+    truth: Mapping[str, str] | None
+    prediction: Mapping[str, str] | None
+    unsaid: Collection[str] = ()
+    peaks: Mapping[str, tuple[int, int]] | None = None
+    hits: Mapping[str, int | None] | None = None
 
 
-def image_rows(
+def count_images(
+    images: Sequence[ImageMasks],
     *,
     method: str,
     seed: int,
     split: str,
-    image_id: str,
-    patient: str,
-    height: int,
-    width: int,
-    truth: Mapping[str, str] | None,
-    prediction: Mapping[str, str],
+    boundary: bool = True,
     findings: Sequence[str] = FINDINGS,
-    peaks: Mapping[str, tuple[int, int]] | None = None,
-    hits: Mapping[str, int | None] | None = None,
-) -> list[dict[str, Any]]:
-    """Rows of one image for every finding.
+) -> pa.Table:
+    """Count masks of images: one row an image and finding, with `SCHEMA`.
 
     Args:
-        truth: finding -> run-length string; None if no expert read the image. A finding that is
-            not in it was read and is empty. `prediction` likewise.
-        peaks: finding -> (y, x) of the heat map's maximum, original pixels.
-        hits: finding -> 1, 0 or None, from `hits.py`.
+        boundary: measure the distance of outlines too, which takes most of the time.
+
+    Raises:
+        CorruptPair: run lengths that are no mask of their image's size.
     """
-    truth = None if truth is None else {canonical(key): value for key, value in truth.items()}
-    prediction = {canonical(key): value for key, value in prediction.items()}
-    common = {
-        "method": method,
-        "seed": seed,
-        "split": split,
-        "image_id": image_id,
-        "patient": patient,
-        "height": height,
-        "width": width,
+    pairs = [
+        (drawn, finding, (drawn.truth or {}).get(finding), (drawn.prediction or {}).get(finding))
+        for drawn in map(_canonical, images)
+        for finding in findings
+    ]
+    sides = np.array([(pair[0].image.height, pair[0].image.width) for pair in pairs]).reshape(-1, 2)
+    counted = overlaps([pair[2] for pair in pairs], [pair[3] for pair in pairs], *sides.T)
+    common = {"method": method, "seed": seed, "split": split}
+    return count_table(
+        common
+        | _row(drawn, finding, counts, _distance(drawn, finding, counts) if boundary else None)
+        for (drawn, finding, *_), counts in zip(pairs, counted.tolist(), strict=True)
+    )
+
+
+def _canonical(drawn: ImageMasks) -> ImageMasks:
+    truth, prediction = (
+        None if masks is None else {canonical(key): value for key, value in masks.items()}
+        for masks in (drawn.truth, drawn.prediction)
+    )
+    return replace(drawn, truth=truth, prediction=prediction)
+
+
+def _row(
+    drawn: ImageMasks, finding: str, counts: Sequence[int], distance: float | None
+) -> dict[str, Any]:
+    read = drawn.truth is not None
+    said = drawn.prediction is not None and finding not in drawn.unsaid
+    peak_y, peak_x = (drawn.peaks or {}).get(finding, (None, None))
+    return asdict(drawn.image) | {
+        "finding": finding,
+        "truth": counts[0] if read else None,
+        "prediction": counts[1] if said else None,
+        "intersection": counts[2] if read and said else None,
+        "hit": (drawn.hits or {}).get(finding),
+        "peak_y": peak_y,
+        "peak_x": peak_x,
+        "hd95": distance,
     }
-    rows = []
-    for finding in findings:
-        counts = count_rle((truth or {}).get(finding), prediction.get(finding), height, width)
-        peak_y, peak_x = (peaks or {}).get(finding, (None, None))
-        rows.append(
-            common
-            | {
-                "finding": finding,
-                "truth": None if truth is None else counts.truth,
-                "prediction": counts.prediction,
-                "intersection": None if truth is None else counts.intersection,
-                "hit": (hits or {}).get(finding),
-                "peak_y": peak_y,
-                "peak_x": peak_x,
-            }
-        )
-    return rows
+
+
+def _distance(drawn: ImageMasks, finding: str, counts: Sequence[int]) -> float | None:
+    if drawn.truth is None or drawn.prediction is None or not (counts[0] and counts[1]):
+        return None
+    image = drawn.image
+    pair = drawn.truth[finding], drawn.prediction[finding]
+    return hausdorff95_rle(*pair, image.height, image.width)
 
 
 def count_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
@@ -155,8 +200,12 @@ class CountCube:
         runs: (method, seed) of each run, R of them.
         image_ids, patients: N strings each.
         findings: K names.
-        truth, prediction, intersection: int64 (R, N, K), pixels; 0 where not `known`.
+        truth: int64 (R, N, K), pixels; 0 where no expert read the image.
+        prediction, intersection: int64 (R, N, K), pixels; 0 where not `known`.
         hit: float64 (R, N, K) of 1, 0 and NaN.
+        hd95: float64 (R, N, K), pixels; NaN where there is none.
+        pixels: int64 (N,), pixels of each image.
+        traits: "sex", "age", "view" -> N values or None; see `SCHEMA`.
         known: bool (R, N, K): an expert read the image and the run predicted it.
     """
 
@@ -168,7 +217,10 @@ class CountCube:
     prediction: np.ndarray
     intersection: np.ndarray
     hit: np.ndarray
+    hd95: np.ndarray
     known: np.ndarray
+    pixels: np.ndarray
+    traits: Mapping[str, tuple[Any, ...]]
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -194,6 +246,7 @@ class CountCube:
             prediction=self.prediction[keep],
             intersection=self.intersection[keep],
             hit=self.hit[keep],
+            hd95=self.hd95[keep],
             known=self.known[keep],
         )
 
@@ -201,6 +254,10 @@ class CountCube:
         """Keep only entries known to every run, so that runs differ in nothing but masks."""
         known = np.broadcast_to(self.known.all(axis=0), self.known.shape)
         return replace(self, known=known)
+
+    def restricted(self, where: np.ndarray) -> CountCube:
+        """Let only some entries count: bool (N,), images, or (N, K), images and findings."""
+        return replace(self, known=self.known & (where[:, None] if where.ndim == 1 else where))
 
     def left_out(self) -> dict[str, tuple[str, ...]]:
         """Method -> images on which at least one of its runs has an entry that cannot count."""
@@ -227,7 +284,8 @@ def cube(table: pa.Table, *, split: str | None = None) -> CountCube:
     finding, findings = _codes(table["finding"])
     place = (run, image, finding)
     shape = (len(pairs), len(image_ids), len(findings))
-    known = _fill(shape, place, table["truth"].is_valid().to_numpy(), False)
+    said = pc.and_(table["truth"].is_valid(), table["prediction"].is_valid())
+    known = _fill(shape, place, said.to_numpy(), False)
     counts = {
         name: _fill(shape, place, table[name].fill_null(0).to_numpy(), np.int64(0))
         for name in ("truth", "prediction", "intersection")
@@ -239,9 +297,14 @@ def cube(table: pa.Table, *, split: str | None = None) -> CountCube:
         image_ids=tuple(image_ids),
         patients=_patients(table, image, image_ids),
         findings=tuple(findings),
-        hit=_fill(shape, place, _hits(table), np.nan),
+        hit=_fill(shape, place, _floats(table, "hit"), np.nan),
+        hd95=_fill(shape, place, _floats(table, "hd95"), np.nan),
         known=known,
-        **{name: np.where(known, values, 0) for name, values in counts.items()},
+        pixels=_of_images(image, table["height"].to_numpy().astype(np.int64) * table["width"]),
+        traits={name: _trait(table, image, name) for name in TRAITS},
+        truth=counts["truth"],
+        prediction=np.where(known, counts["prediction"], 0),
+        intersection=np.where(known, counts["intersection"], 0),
     )
 
 
@@ -277,14 +340,26 @@ def _fill(
     return out
 
 
-def _hits(table: pa.Table) -> np.ndarray:
-    return table["hit"].cast(pa.float64()).fill_null(np.nan).to_numpy()
+def _floats(table: pa.Table, column: str) -> np.ndarray:
+    return table[column].cast(pa.float64()).fill_null(np.nan).to_numpy()
+
+
+def _of_images(image: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """One value an image, of those of its rows."""
+    out = np.zeros(int(image.max()) + 1, dtype=np.int64)
+    out[image] = values
+    return out
+
+
+def _trait(table: pa.Table, image: np.ndarray, name: str) -> tuple[Any, ...]:
+    values = table[name].to_pylist()
+    _, first = np.unique(image, return_index=True)
+    return tuple(values[row] for row in first)
 
 
 def _patients(table: pa.Table, image: np.ndarray, image_ids: list[str]) -> tuple[str, ...]:
     patient, names = _codes(table["patient"])
-    of_image = np.zeros(len(image_ids), dtype=np.int64)
-    of_image[image] = patient
+    of_image = _of_images(image, patient)
     wrong = np.flatnonzero(of_image[image] != patient)
     if wrong.size:
         name = image_ids[image[wrong[0]]]

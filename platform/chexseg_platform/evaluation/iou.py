@@ -1,4 +1,4 @@
-"""IoU and Dice in the three meanings that the literature gives to "mean IoU", and hit rate.
+"""IoU and Dice in the three meanings of "mean IoU", what pixels are right, and hit rate.
 
 Every one of them is, for one finding, a ratio of two sums over images (`Terms`):
 
@@ -16,9 +16,14 @@ A is what CheXlocalize's evaluation reports by default (it does not see a missed
 false alarm); B charges both with 0; C weighs images by area, as CheXseg's own test script does.
 Dice takes the same three forms.
 
+Precision, recall and specificity are shares of pixels, averaged over images: of the images where
+the method draws, where the truth shows the finding, and of all. The boundary's distance is averaged
+where both masks are there (`boundary.py`), and is the only metric of which less is better.
+
 The rules for what is not there, in force everywhere:
 
-1. An image that no expert read, or that a run did not predict, counts in no sum.
+1. An image that no expert read, or of which a run says nothing, counts in no sum. (A reader may
+   have set points on an image without drawing masks: then it counts for the hit rate alone.)
 2. Both masks empty: the image is in no sum of A, B or C (there is nothing to overlap).
 3. One of two masks empty: not in A; 0 in B; its pixels are in the union of C.
 4. A finding with a zero denominator has nothing to average: NaN, never 0 or 1.
@@ -46,13 +51,13 @@ class Terms(NamedTuple):
 
 
 def iou(cube: CountCube) -> np.ndarray:
-    """IoU of each run, image and finding, (R, N, K) in [0, 1]; NaN where the union is empty."""
-    return ratio(cube.intersection, _union(cube))
+    """IoU of each run, image and finding, (R, N, K) in [0, 1]; NaN: union empty or unknown."""
+    return np.where(cube.known, ratio(cube.intersection, _union(cube)), np.nan)
 
 
 def dice(cube: CountCube) -> np.ndarray:
-    """Dice of each run, image and finding, (R, N, K) in [0, 1]; NaN where both are empty."""
-    return ratio(2 * cube.intersection, _areas(cube))
+    """Dice of each run, image and finding, (R, N, K) in [0, 1]; NaN: both empty or unknown."""
+    return np.where(cube.known, ratio(2 * cube.intersection, _areas(cube)), np.nan)
 
 
 def iou_present(cube: CountCube) -> Terms:
@@ -87,8 +92,31 @@ def dice_pooled(cube: CountCube) -> Terms:
 
 def hit_rate(cube: CountCube) -> Terms:
     """Share of images with a non-empty truth whose heat map peaks inside it (`hits.py`)."""
-    there = _countable(cube) & ~np.isnan(cube.hit)
-    return _mean_where(cube.hit, there)
+    return _mean_where(cube.hit, (cube.truth > 0) & ~np.isnan(cube.hit))
+
+
+def precision(cube: CountCube) -> Terms:
+    """Share of the predicted pixels that are right, mean over images with a prediction."""
+    there = _countable(cube) & (cube.prediction > 0)
+    return _mean_where(ratio(cube.intersection, cube.prediction), there)
+
+
+def recall(cube: CountCube) -> Terms:
+    """Share of the truth's pixels that are found, mean over images with a truth."""
+    there = _countable(cube) & (cube.truth > 0)
+    return _mean_where(ratio(cube.intersection, cube.truth), there)
+
+
+def specificity(cube: CountCube) -> Terms:
+    """Share of the pixels outside the truth that are left alone, mean over all images."""
+    outside = cube.pixels[:, None] - cube.truth
+    right = cube.pixels[:, None] - _union(cube)
+    return _mean_where(ratio(right, outside), _countable(cube) & (outside > 0))
+
+
+def hd95(cube: CountCube) -> Terms:
+    """95 % Hausdorff distance in pixels, mean over images where both masks are there."""
+    return _mean_where(cube.hd95, _both(cube) & ~np.isnan(cube.hd95))
 
 
 METRICS: dict[str, Callable[[CountCube], Terms]] = {
@@ -98,6 +126,10 @@ METRICS: dict[str, Callable[[CountCube], Terms]] = {
     "dice_present": dice_present,
     "dice_union": dice_union,
     "dice_pooled": dice_pooled,
+    "precision": precision,
+    "recall": recall,
+    "specificity": specificity,
+    "hd95": hd95,
     "hit_rate": hit_rate,
 }
 """Name in tables, JSON and MLflow -> the summands of it."""
@@ -109,6 +141,10 @@ TITLES: dict[str, str] = {
     "dice_present": "Dice A: mean over images where prediction and truth both show the finding",
     "dice_union": "Dice B: mean over images where prediction or truth shows the finding",
     "dice_pooled": "Dice C: all images pooled",
+    "precision": "Precision: share of predicted pixels that are right, mean over images with any",
+    "recall": "Recall: share of the truth's pixels that are found, mean over images with any",
+    "specificity": "Specificity: share of pixels outside the truth left alone, mean over images",
+    "hd95": "HD95: 95 % Hausdorff distance in pixels where both show the finding; less is better",
     "hit_rate": "Hit rate: the heat map's maximum lies inside the truth",
 }
 """What each metric is, in words that stand beside every number."""
@@ -120,8 +156,15 @@ SHORT: dict[str, str] = {
     "dice_present": "Dice A",
     "dice_union": "Dice B",
     "dice_pooled": "Dice C",
+    "precision": "precision",
+    "recall": "recall",
+    "specificity": "specificity",
+    "hd95": "HD95",
     "hit_rate": "hit rate",
 }
+
+
+LESS_IS_BETTER = frozenset({"hd95"})
 
 
 def score(cube: CountCube, metric: str) -> np.ndarray:

@@ -12,13 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from chexseg_platform.data.masks import area, overlap
+from chexseg_platform.data.overlaps import overlaps
 from chexseg_platform.evaluation.hits import inside
 from chexseg_platform.evaluation.tables import grid, without_zeros
 from chexseg_platform.findings import FINDINGS
 
+COLUMNS = ["image_id", "finding", "counts", "peak_row", "peak_column"]
 Drawn = Mapping[str, Mapping[str, str]]
 """Image -> finding -> COCO counts at model size; images that no expert read are absent."""
 
@@ -56,19 +58,20 @@ def locate(table: pa.Table, drawn: Drawn, content: Mapping[str, int], size: int)
         One entry a finding that an expert drew at least once, in the order of FINDINGS.
     """
     found: dict[str, list[tuple[float, float, int, int]]] = {name: [] for name in FINDINGS}
-    columns = ("image_id", "finding", "counts", "peak_row", "peak_column")
-    for image_id, finding, counts, row, column in zip(
-        *(table[name].to_pylist() for name in columns), strict=True
-    ):
-        truth = drawn.get(image_id, {}).get(finding)
-        if truth is None or (covered := area(truth, size, size)) == 0:
+    rows = [
+        (row, drawn[row["image_id"]][row["finding"]])
+        for row in table.select(COLUMNS).to_pylist()
+        if row["finding"] in drawn.get(row["image_id"], {})
+    ]
+    side = np.full(len(rows), size)
+    counted = overlaps([row["counts"] for row, _ in rows], [truth for _, truth in rows], side, side)
+    for (row, truth), (mine, covered, shared) in zip(rows, counted.tolist(), strict=True):
+        if covered == 0:
             continue
-        peaked = row is not None and inside(truth, row, column, height=size, width=size)
-        shared, mine = 0, 0
-        if counts is not None:
-            shared, mine, _ = overlap(counts, truth, size, size)
-        chance = covered / content[image_id]
-        found[finding].append((float(peaked), chance, shared, mine + covered - shared))
+        peak = row["peak_row"], row["peak_column"]
+        peaked = peak[0] is not None and inside(truth, *peak, height=size, width=size)
+        chance = covered / content[row["image_id"]]
+        found[row["finding"]].append((float(peaked), chance, shared, mine + covered - shared))
     return [_located(name, rows) for name, rows in found.items() if rows]
 
 

@@ -21,7 +21,7 @@ from chexseg_platform.artifacts import Artifact
 from chexseg_platform.data import geometry, masks
 from chexseg_platform.data.store import content_rectangle
 from chexseg_platform.evaluation import hits
-from chexseg_platform.evaluation.counts import count_table, image_rows
+from chexseg_platform.evaluation.counts import ImageFacts, ImageMasks, count_images
 from chexseg_platform.findings import FINDING_TO_OBSERVATION, FINDINGS
 from chexseg_platform.models.batch import forward_batch
 from chexseg_platform.models.preprocess import Preprocess
@@ -29,8 +29,8 @@ from chexseg_platform.models.segmenter import load_segmenter
 from chexseg_platform.training.segmentation import predict_batch, threshold_tensor
 
 COLUMNS = [
-    "image_id", "patient", "split", "height", "width", "image", "labels", "masks",
-    "benchmark_masks", "benchmark_points",
+    "image_id", "patient", "split", "view", "projection", "sex", "age", "height", "width", "image",
+    "labels", "masks", "benchmark_masks", "benchmark_points",
 ]  # fmt: skip
 """Columns of a dataset's rows that a method and its counting need."""
 PREDICTIONS = pa.schema(
@@ -192,7 +192,7 @@ def count_rows(
 ) -> tuple[pa.Table, pa.Table]:
     """Count a method on dataset rows: the count table and the predictions."""
     method = predictor.method
-    counted: list[dict[str, Any]] = []
+    images: list[ImageMasks] = []
     predicted: list[dict[str, Any]] = []
     rows = table.to_pylist()
     for row, said in zip(rows, predictor.predict(rows, shard), strict=True):
@@ -200,22 +200,29 @@ def count_rows(
             continue
         prediction, peaks = said
         truth = drawn_of(row, "masks")
-        counted += image_rows(
-            method=method.name,
-            seed=method.seed,
-            split=split,
-            image_id=row["image_id"],
-            patient=row["patient"],
-            height=row["height"],
-            width=row["width"],
-            truth=truth,
-            prediction=prediction,
-            peaks=peaks,
-            hits=_hits(row, truth, peaks, method.source is None),
+        hits_ = _hits(row, truth, peaks, method.source is None)
+        images.append(
+            ImageMasks(
+                image=facts_of(row), truth=truth, prediction=prediction, peaks=peaks, hits=hits_
+            )
         )
         shape = {"image_id": row["image_id"], "height": row["height"], "width": row["width"]}
         predicted += [{**shape, "finding": f, "counts": prediction.get(f)} for f in FINDINGS]
-    return count_table(counted), pa.Table.from_pylist(predicted, schema=PREDICTIONS)
+    counted = count_images(images, method=method.name, seed=method.seed, split=split)
+    return counted, pa.Table.from_pylist(predicted, schema=PREDICTIONS)
+
+
+def facts_of(row: Mapping[str, Any]) -> ImageFacts:
+    """What a dataset's row, or a table's entry, says of an image."""
+    return ImageFacts(
+        image_id=row["image_id"],
+        patient=row["patient"],
+        height=row["height"],
+        width=row["width"],
+        sex=row["sex"],
+        age=row["age"],
+        view=row["projection"] or row["view"],
+    )
 
 
 def _hits(

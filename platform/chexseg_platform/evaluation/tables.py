@@ -14,11 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from chexseg_platform.evaluation.bootstrap import Estimate
-from chexseg_platform.evaluation.comparison import MEAN, Comparison
+from chexseg_platform.evaluation.comparison import MEAN, SHOWN, Comparison, Gain
 from chexseg_platform.evaluation.iou import SHORT, TITLES
-
-SHOWN = ("iou_present", "iou_union", "iou_pooled", "hit_rate")
-"""Metrics of the text and Markdown tables; JSON and CSV hold all."""
+from chexseg_platform.evaluation.subgroups import SubgroupScore
 
 NOTHING = "–"
 FEW = 0.05
@@ -64,7 +62,9 @@ def text(comparison: Comparison, *, width: int = 120) -> str:
     """
     blocks = [_heading(comparison)]
     blocks += [_score_block(comparison, metric, width) for metric in _shown(comparison)]
-    blocks += [_gain_block(comparison), _radiologist_block(comparison), _image_block(comparison)]
+    blocks += [_gain_block(comparison), _significance_block(comparison)]
+    blocks += [_radiologist_block(comparison), _pixel_block(comparison)]
+    blocks += [_subgroup_block(comparison), _image_block(comparison)]
     if comparison.notes:
         blocks.append("\n".join(f"Note. {note}" for note in comparison.notes))
     return "\n\n".join(block for block in blocks if block) + "\n"
@@ -151,6 +151,76 @@ def _gain_block(comparison: Comparison) -> str:
     )
     lines += _left_out(comparison, most)
     title = "Paired differences of means over the findings that both methods have"
+    return "\n".join([title, lines[0], "─" * max(map(len, lines)), *lines[1:]])
+
+
+def _significance_block(comparison: Comparison) -> str:
+    """On which findings the proposed method differs, after correction for their number."""
+    shown = [metric for metric in _shown(comparison) if comparison.gains.get(metric)]
+    if not shown:
+        return ""
+    rows = []
+    for index, gain in enumerate(comparison.gains[shown[0]]):
+        gains = [comparison.gains[metric][index] for metric in shown]
+        rows.append([gain.reference, "better on", *(_names(comparison, g, 1) for g in gains)])
+        rows.append(["", "worse on", *(_names(comparison, g, -1) for g in gains)])
+        rows.append(["", "p of the mean", *(p_cell(g.p[-1]) for g in gains)])
+    header = [f"{comparison.roles.proposed} against", "", *(SHORT[metric] for metric in shown)]
+    lines = grid(header, rows, left=2)
+    title = (
+        f"Findings that differ: p < {1 - comparison.level:.2g} after Holm's correction for "
+        "their number (paired bootstrap, two-sided)"
+    )
+    return "\n".join([title, lines[0], "─" * max(map(len, lines)), *lines[1:]])
+
+
+def _names(comparison: Comparison, gain: Gain, sign: int) -> str:
+    """How many findings differ in one direction, of those that can be compared."""
+    pairs = list(zip(gain.absolute[:-1], gain.p_holm[:-1], strict=True))
+    compared = [pair for pair in pairs if pair[1] is not None]
+    sure = [
+        estimate
+        for estimate, p in compared
+        if p is not None and p < 1 - comparison.level and sign * estimate.value > 0
+    ]
+    return f"{len(sure)} of {len(compared)}"
+
+
+def p_cell(p: float | None) -> str:
+    """A p-value as journals print it; a dash for none."""
+    return NOTHING if p is None else "< .001" if p < 0.001 else without_zeros(f"{p:.3f}")
+
+
+def _pixel_block(comparison: Comparison) -> str:
+    """What is not overlap: means over findings, one row a method."""
+    metrics = [m for m in ("dice_pooled", *PIXELS) if m in comparison.scores]
+    rows = [
+        [method, *(_plain_cell(comparison.scores[m][method].findings[-1], m) for m in metrics)]
+        for method in comparison.methods
+    ]
+    lines = grid(["Mean over findings", *(SHORT[m] for m in metrics)], rows)
+    return "\n".join([*lines[:1], "─" * max(map(len, lines)), *lines[1:]])
+
+
+PIXELS = ("precision", "recall", "specificity", "hd95")
+
+
+def _plain_cell(estimate: Estimate, metric: str) -> str:
+    return cell(estimate, digits=1) if metric == "hd95" else without_zeros(cell(estimate))
+
+
+def _subgroup_block(comparison: Comparison) -> str:
+    """Every method by subgroup under one metric; JSON and CSV have the others."""
+    if not comparison.subgroups:
+        return ""
+    metric = "iou_pooled" if "iou_pooled" in comparison.scores else _shown(comparison)[0]
+    rows = [
+        [f"{group.trait}, {group.name}", str(group.images)]
+        + [without_zeros(cell(group.scores[metric][method])) for method in comparison.methods]
+        for group in comparison.subgroups
+    ]
+    lines = grid(["Subgroup", "images", *comparison.methods], rows)
+    title = f"By subgroup: {SHORT[metric]}, mean over the findings that the subgroup shows"
     return "\n".join([title, lines[0], "─" * max(map(len, lines)), *lines[1:]])
 
 
@@ -270,8 +340,8 @@ def _pipes(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def csv_rows(comparison: Comparison) -> list[dict[str, Any]]:
     """Every number of the comparison as a row; what does not exist is None.
 
-    Keys: kind ("score", "difference", "gain", "gap closed"), metric, method, reference, finding,
-    value, low, high, images, undefined, seeds.
+    Keys: kind ("score", "difference", "gain", "gap closed", "subgroup"), metric, method,
+    reference, finding, value, low, high, images, undefined, seeds, subgroup, p, p_holm.
     """
     return list(_csv_rows(comparison))
 
@@ -286,11 +356,23 @@ def _csv_rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
     for metric, gains in comparison.gains.items():
         for gain in gains:
             for kind, found_all in (("difference", gain.absolute), ("gain", gain.relative)):
-                for name, found in zip(names, found_all, strict=True):
-                    yield _csv_row(comparison, kind, metric, ours, gain.reference, name, found)
+                for index, found in enumerate(found_all):
+                    row = _csv_row(
+                        comparison, kind, metric, ours, gain.reference, names[index], found
+                    )
+                    yield row | {"p": gain.p[index], "p_holm": gain.p_holm[index]}
     for metric, found in comparison.gap_closed.items():
         weak = comparison.roles.weak
         yield _csv_row(comparison, "gap closed", metric, ours, weak, MEAN, found)
+    for group in comparison.subgroups:
+        yield from _subgroup_rows(comparison, group)
+
+
+def _subgroup_rows(comparison: Comparison, group: SubgroupScore) -> Iterator[dict[str, Any]]:
+    for metric, scores in group.scores.items():
+        for method, found in scores.items():
+            row = _csv_row(comparison, "subgroup", metric, method, None, MEAN, found)
+            yield row | {"subgroup": f"{group.trait}: {group.name}", "images": group.images}
 
 
 def _csv_row(
@@ -309,6 +391,9 @@ def _csv_row(
         "reference": reference,
         "finding": finding,
         "seeds": len(comparison.seeds[method]),
+        "subgroup": None,
+        "p": None,
+        "p_holm": None,
         **_plain(dataclasses.asdict(estimate)),
     }
 

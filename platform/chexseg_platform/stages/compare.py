@@ -13,21 +13,17 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from chexseg_platform import config, overlays, plan, plots
-from chexseg_platform.artifacts import Artifact, csv_bytes
+from chexseg_platform.artifacts import Artifact
 from chexseg_platform.data import geometry, masks
 from chexseg_platform.data.store import index_part
-from chexseg_platform.evaluation import tables
 from chexseg_platform.evaluation.comparison import (
-    EXPERT_ONLY,
-    MIX,
     PSEUDO_LABELS,
-    PSEUDO_ONLY,
-    RADIOLOGISTS,
     Comparison,
-    Roles,
     compare,
+    roles_among,
 )
 from chexseg_platform.evaluation.counts import CountCube, cube
+from chexseg_platform.evaluation.folder import comparison_files
 from chexseg_platform.stages.context import Context, Timer
 from chexseg_platform.stages.evaluate import counts_of
 
@@ -56,7 +52,7 @@ def compare_methods(
         whole = cube(table)
         result = compare(
             whole,
-            roles=roles_of(experiment),
+            roles=roles_among(list(experiment.arms)),
             cluster=settings.cluster,
             resamples=settings.resamples,
             seed=settings.seed,
@@ -66,11 +62,7 @@ def compare_methods(
         draft = context.workspace.draft(KIND, print_)
         parts = [
             draft.write("counts.parquet", table),
-            draft.write("comparison.txt", tables.text(result).encode()),
-            draft.write("comparison.md", tables.markdown(result).encode()),
-            draft.write_json("comparison.json", tables.to_json(result)),
-            draft.write("comparison.csv", csv_bytes(tables.csv_rows(result))),
-            draft.write("forest.png", plots.png(plots.forest(result))),
+            *(draft.write(name, content) for name, content in comparison_files(result)),
             draft.write("curves.png", plots.png(_curves(segmenters))),
         ]
         if settings.overlays:
@@ -84,18 +76,6 @@ def compare_methods(
         summary=headline(result),
         timings=timer.seconds,
     )
-
-
-def roles_of(experiment: config.Experiment) -> Roles:
-    """Which arm is compared with the rest: `mix`, if there is one, else the last."""
-    arms = list(experiment.arms)
-    proposed = MIX if MIX in arms else arms[-1]
-    weak = PSEUDO_ONLY if PSEUDO_ONLY in arms else PSEUDO_LABELS
-    others = [arm for arm in arms if arm != proposed]
-    first = [arm for arm in (EXPERT_ONLY, PSEUDO_ONLY) if arm in others]
-    rest = [arm for arm in others if arm not in first]
-    references = (*first, *rest, PSEUDO_LABELS, RADIOLOGISTS)
-    return Roles(proposed=proposed, references=references, weak=weak)
 
 
 def headline(result: Comparison) -> dict[str, Any]:

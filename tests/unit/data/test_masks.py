@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from chexseg_platform.data import masks
+from chexseg_platform.data.overlaps import overlaps
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -42,14 +43,6 @@ def test_decode_inverts_encode_and_agrees_with_pycocotools(mask):
     np.testing.assert_array_equal(decoded, mask)
     reference = coco.decode({"size": [height, width], "counts": counts.encode()})
     np.testing.assert_array_equal(decoded, reference.astype(bool))
-
-
-@given(SIZES.flatmap(lambda size: st.tuples(arrays(bool, size), arrays(bool, size))))
-@settings(deadline=None, max_examples=100)
-def test_overlap_counts_pixels(pair):
-    a, b = pair
-    counted = masks.overlap(masks.encode(a), masks.encode(b), *a.shape)
-    assert counted == ((a & b).sum(), a.sum(), b.sum())
 
 
 @given(MASKS)
@@ -116,7 +109,7 @@ def test_corrupt_counts_are_refused(counts, says):
     with pytest.raises(masks.CorruptMask, match=says):
         masks.decode(counts, 5, 4)
     with pytest.raises(masks.CorruptMask):
-        masks.overlap(counts, counts, 5, 4)
+        overlaps([counts], [counts], [5], [4])
 
 
 def test_counts_of_another_size_are_refused():

@@ -31,6 +31,9 @@ def make_cube(
         prediction=arrays[1],
         intersection=arrays[2],
         hit=np.full(shape, np.nan),
+        hd95=np.full(shape, np.nan),
+        pixels=np.full(shape[1], 10**6),
+        traits=dict.fromkeys(("sex", "age", "view"), (None,) * shape[1]),
         known=np.ones(shape, bool) if known is None else np.broadcast_to(known, shape),
     )
 

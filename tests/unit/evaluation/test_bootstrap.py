@@ -181,12 +181,13 @@ def test_a_method_differs_from_itself_by_exactly_nothing(random_cube: Maker) -> 
             "runs": (("a", 0), ("b", 0)),
             **{
                 name: np.repeat(getattr(cube, name), 2, axis=0)
-                for name in ("truth", "prediction", "intersection", "hit", "known")
+                for name in ("truth", "prediction", "intersection", "hit", "hd95", "known")
             },
         }
     )
     for metric in IOUS:
-        absolute, relative = paired(twice, metric, resampling(twice), method="a", reference="b")
+        absolute, relative, p = paired(twice, metric, resampling(twice), method="a", reference="b")
+        assert set(p) == {1.0}
         assert all((e.value, e.low, e.high) == (0, 0, 0) for e in absolute)
         assert all((e.value, e.low, e.high) == (0, 0, 0) for e in relative)
 
@@ -196,7 +197,7 @@ def test_a_pair_is_compared_on_images_that_both_have(cube_of: Maker) -> None:
     both = np.array([[[10], [10], [0], [0]], [[5], [5], [10], [10]]])
     known = np.array([[[True]] * 4, [[True], [True], [False], [False]]])
     cube = cube_of(truth, truth, both, runs=(("a", 0), ("b", 0)), known=known)
-    absolute, _ = paired(cube, "iou_union", resampling(cube), method="a", reference="b")
+    absolute, *_ = paired(cube, "iou_union", resampling(cube), method="a", reference="b")
     assert absolute[0].value == pytest.approx(1 - 5 / 15)
 
 

@@ -3,19 +3,19 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
-from chexseg_platform.data.masks import CorruptMask, encode
+from chexseg_platform.data.masks import encode
+from chexseg_platform.data.overlaps import CorruptPair
 from chexseg_platform.evaluation.counts import (
     SCHEMA,
     BrokenCounts,
     Counts,
+    ImageFacts,
+    ImageMasks,
+    count_images,
     count_masks,
-    count_rle,
     count_table,
     cube,
-    image_rows,
 )
-from hypothesis import given, settings
-from hypothesis.extra.numpy import arrays
 
 
 def row(**changes: object) -> dict[str, object]:
@@ -42,53 +42,67 @@ def test_masks_are_counted() -> None:
     assert count_masks(truth, prediction) == Counts(3, 4, 2)
 
 
-@settings(max_examples=40, deadline=None)
-@given(arrays(bool, (2, 7, 5)))
-def test_run_lengths_count_as_masks_do(pair: np.ndarray) -> None:
-    truth, prediction = pair
-    assert count_rle(encode(truth), encode(prediction), 7, 5) == count_masks(truth, prediction)
-
-
-def test_no_run_lengths_are_an_empty_mask() -> None:
-    full = encode(np.ones((3, 4), bool))
-    assert count_rle(None, full, 3, 4) == Counts(0, 12, 0)
-    assert count_rle(full, None, 3, 4) == Counts(12, 0, 0)
-    assert count_rle(None, None, 3, 4) == Counts(0, 0, 0)
-
-
 def test_bad_masks_are_refused() -> None:
     mask = np.zeros((3, 4), bool)
     with pytest.raises(BrokenCounts, match="restore the prediction"):
         count_masks(mask, np.zeros((4, 3), bool))
     with pytest.raises(BrokenCounts, match="threshold"):
         count_masks(mask, np.zeros((3, 4)))
-    with pytest.raises(CorruptMask):
-        count_rle(encode(mask), encode(mask), 3, 5)
 
 
-def test_rows_tell_unread_from_empty() -> None:
-    mask = encode(np.ones((2, 2), bool))
-    common = {"method": "mix", "seed": 3, "split": "test", "image_id": "a", "patient": "p"}
-    common |= {"height": 2, "width": 2}
-    findings = ("Edema", "Lung Opacity")
-    read = image_rows(
-        **common,
-        truth={"Airspace Opacity": mask},
-        prediction={"Edema": mask},
-        findings=findings,
-        peaks={"Edema": (1, 0)},
-        hits={"Lung Opacity": 1},
+FINDINGS = ("Edema", "Lung Opacity")
+
+
+def image(**changes: object) -> ImageMasks:
+    facts = ImageFacts(
+        image_id="a", patient="p", height=2, width=2, sex="Female", age=61, view="AP"
     )
-    unread = image_rows(**common, truth=None, prediction={"Edema": mask}, findings=findings)
-    assert [(r["truth"], r["prediction"], r["intersection"]) for r in read] == [
-        (0, 4, 0),
-        (4, 0, 0),
-    ]
-    assert [(r["peak_y"], r["peak_x"], r["hit"]) for r in read] == [(1, 0, None), (None, None, 1)]
-    assert [(r["truth"], r["intersection"]) for r in unread] == [(None, None), (None, None)]
-    table = count_table(read + unread)
+    plain = {"image": facts, "truth": None, "prediction": {}}
+    return ImageMasks(**plain | changes)
+
+
+def counted(*images: ImageMasks, **settings: object) -> list[dict[str, object]]:
+    common = {"method": "mix", "seed": 3, "split": "test", "findings": FINDINGS}
+    table = count_images(images, **common | settings)
     assert table.schema == SCHEMA
-    assert table["truth"].null_count == 2
+    return table.to_pylist()
+
+
+def test_rows_tell_unread_and_unsaid_from_empty() -> None:
+    mask = encode(np.ones((2, 2), bool))
+    rows = counted(
+        image(truth={"Airspace Opacity": mask}, prediction={"Edema": mask}),
+        image(prediction={"Edema": mask}),
+        image(truth={"Edema": mask}, prediction=None),
+        image(truth={}, prediction={"Edema": mask}, unsaid=["Lung Opacity"]),
+    )
+    assert [(r["truth"], r["prediction"], r["intersection"]) for r in rows] == [
+        (0, 4, 0), (4, 0, 0),
+        (None, 4, None), (None, 0, None),
+        (4, None, None), (0, None, None),
+        (0, 4, 0), (0, None, None),
+    ]  # fmt: skip
+
+
+def test_rows_carry_peaks_hits_and_what_is_known_of_the_image() -> None:
+    rows = counted(image(truth={}, peaks={"Edema": (1, 0)}, hits={"Lung Opacity": 1}))
+    assert [(r["peak_y"], r["peak_x"], r["hit"]) for r in rows] == [(1, 0, None), (None, None, 1)]
+    assert {(r["sex"], r["age"], r["view"]) for r in rows} == {("Female", 61, "AP")}
+
+
+def test_outlines_are_measured_where_both_masks_are_there() -> None:
+    one, other = np.zeros((2, 2), bool), np.zeros((2, 2), bool)
+    one[0, 0] = other[0, 1] = True
+    both = image(truth={"Edema": encode(one)}, prediction={"Edema": encode(other)})
+    assert [r["hd95"] for r in counted(both)] == [1.0, None]
+    assert [r["hd95"] for r in counted(both, boundary=False)] == [None, None]
+
+
+def test_a_mask_of_another_size_is_named() -> None:
+    mask = encode(np.ones((3, 3), bool))
+    with pytest.raises(CorruptPair) as caught:
+        counted(image(truth={}, prediction={}), image(truth={}, prediction={"Edema": mask}))
+    assert (caught.value.index, caught.value.second) == (2, True)
 
 
 def test_cube_places_every_row() -> None:
@@ -107,6 +121,7 @@ def test_cube_places_every_row() -> None:
     assert dense.known[:, :, 0].tolist() == [[False, True], [True, False], [False, True]]
     assert not dense.known[:, :, 1].any()
     assert dense.hit[0, 1, 0] == 1
+    assert dense.pixels.tolist() == [20, 20]
     assert np.isnan(dense.hit[0, 0, 0])
 
 

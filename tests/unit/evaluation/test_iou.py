@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from chexseg_platform.evaluation.iou import (
     SHORT,
     TITLES,
     images_behind,
+    iou,
     mean_defined,
     score,
 )
@@ -86,6 +88,35 @@ def test_hit_rate_counts_only_hits_and_misses(cube_of: Maker) -> None:
     assert images_behind(cube, "hit_rate")[0, 0] == 3
 
 
+def test_precision_recall_specificity_by_hand(cube_of: Maker) -> None:
+    # Of 100 pixels: 10 true and 20 predicted with 5 in both; nothing predicted; a false alarm.
+    truth, prediction, both = np.array([[10, 40, 0], [20, 0, 30], [5, 0, 0]])[..., None]
+    cube = replace(cube_of(truth, prediction, both), pixels=np.full(3, 100))
+    assert score(cube, "precision")[0, 0] == pytest.approx((5 / 20 + 0) / 2)
+    assert score(cube, "recall")[0, 0] == pytest.approx((5 / 10 + 0) / 2)
+    assert score(cube, "specificity")[0, 0] == pytest.approx((75 / 90 + 60 / 60 + 70 / 100) / 3)
+    assert images_behind(cube, "precision")[0, 0] == images_behind(cube, "recall")[0, 0] == 2
+
+
+def test_a_truth_that_covers_the_image_has_no_specificity(cube_of: Maker) -> None:
+    full = np.array([[50]])
+    cube = replace(cube_of(full, full, full), pixels=np.array([50]))
+    assert np.isnan(score(cube, "specificity")[0, 0])
+
+
+def test_distances_are_averaged_where_they_were_measured(cube_of: Maker) -> None:
+    cube = cube_of(TRUTH, PREDICTION, BOTH)
+    cube.hd95[0, :2, 0] = [3.0, 5.0]
+    there = (TRUTH[:2, 0] > 0) & (PREDICTION[:2, 0] > 0)
+    assert score(cube, "hd95")[0, 0] == np.array([3.0, 5.0])[there].mean()
+
+
+def test_unread_images_have_no_iou(cube_of: Maker) -> None:
+    known = np.ones((1, *TRUTH.shape), bool)
+    known[0, 0] = False
+    assert np.isnan(iou(cube_of(TRUTH, PREDICTION, BOTH, known=known))[0, 0]).all()
+
+
 def test_every_metric_has_its_words() -> None:
     assert set(METRICS) == set(TITLES) == set(SHORT)
 
@@ -112,13 +143,13 @@ def test_what_holds_for_any_counts(random_cube: Maker, seed: int) -> None:
 def test_the_order_of_images_does_not_matter(random_cube: Maker, seed: int, metric: str) -> None:
     cube = random_cube(seed)
     order = np.random.default_rng(seed).permutation(len(cube.image_ids))
-    turned = CountCube(
-        cube.runs,
-        tuple(cube.image_ids[index] for index in order),
-        tuple(cube.patients[index] for index in order),
-        cube.findings,
-        *(a[:, order] for a in (cube.truth, cube.prediction, cube.intersection, cube.hit)),
-        known=cube.known[:, order],
+    arrays = ("truth", "prediction", "intersection", "hit", "hd95", "known")
+    turned = replace(
+        cube,
+        image_ids=tuple(cube.image_ids[index] for index in order),
+        patients=tuple(cube.patients[index] for index in order),
+        pixels=cube.pixels[order],
+        **{name: getattr(cube, name)[:, order] for name in arrays},
     )
     np.testing.assert_allclose(score(turned, metric), score(cube, metric), atol=1e-12)
 

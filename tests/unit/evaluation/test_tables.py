@@ -76,9 +76,12 @@ def test_markdown_has_n_beside_every_number(comparison_cube: Maker) -> None:
 def test_csv_holds_every_number_once(comparison_cube: Maker) -> None:
     comparison = compare(comparison_cube(), resamples=50)
     rows = csv_rows(comparison)
-    metrics, findings, methods = 6, 4, 4
-    assert len(rows) == metrics * (findings * methods + 2 * 3 * findings + 1)
-    keys = {(r["kind"], r["metric"], r["method"], r["reference"], r["finding"]) for r in rows}
+    metrics, findings, methods = 9, 4, 4
+    thirds, shown = 3, 3
+    scores = metrics * (findings * methods + 2 * 3 * findings + 1)
+    assert len(rows) == scores + thirds * shown * methods
+    names = ("kind", "metric", "method", "reference", "finding", "subgroup")
+    keys = {tuple(row[name] for name in names) for row in rows}
     assert len(keys) == len(rows)
     lesion = next(r for r in rows if r["finding"] == "Lung Lesion" and r["kind"] == "score")
     assert lesion["value"] is None

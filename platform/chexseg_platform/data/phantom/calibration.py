@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...findings import CHEXLOCALIZE_NAMES, FINDINGS
-from ..masks import overlap
+from ..overlaps import overlaps
 from .layout import IMAGE_ROOT
 
 Floats = NDArray[np.float64]
@@ -118,15 +119,22 @@ def reader_agreement(root: Path, split: str) -> dict[str, float | None]:
         _load(Path(root) / "CheXlocalize" / f"{reader}_segmentations_{short}.json")
         for reader in ("gt", "hb")
     )
-    found: dict[str, list[float]] = {finding: [] for finding in FINDINGS}
-    for image in truth:
-        for finding in FINDINGS:
-            name = CHEXLOCALIZE_NAMES[finding]
-            a, b = truth[image][name], second[image][name]
-            both, area_a, area_b = overlap(a["counts"], b["counts"], *a["size"])
-            if area_a + area_b:
-                found[finding].append(both / (area_a + area_b - both))
-    return {name: float(np.mean(values)) if values else None for name, values in found.items()}
+    return {
+        finding: _agreement(
+            [truth[image][name] for image in truth], [second[image][name] for image in truth]
+        )
+        for finding, name in CHEXLOCALIZE_NAMES.items()
+    }
+
+
+def _agreement(
+    first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]]
+) -> float | None:
+    heights, widths = np.array([mask["size"] for mask in first]).T
+    counts = [mask["counts"] for mask in first], [mask["counts"] for mask in second]
+    mine, theirs, shared = overlaps(counts[0], counts[1], heights, widths).T
+    union = mine + theirs - shared
+    return float(np.mean(shared[union > 0] / union[union > 0])) if union.any() else None
 
 
 def label_table(root: Path, split: str) -> Floats:

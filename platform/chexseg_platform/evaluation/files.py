@@ -1,0 +1,379 @@
+"""Anybody's files against anybody's truth: from CheXlocalize's formats to the count table.
+
+Truth and predictions are its segmentations (COCO run lengths) or annotations (polygons); a
+prediction may be a folder of heat maps too. Nothing is dropped in silence: every image, finding or
+map that cannot count as it stands is counted and named in the notes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pyarrow as pa
+
+from chexseg_platform.data.chexlocalize import Points, named_findings, read_masks
+from chexseg_platform.data.chexpert import read_chexpert
+from chexseg_platform.data.entries import MaskSet, Outlines
+from chexseg_platform.evaluation import heatmaps, hits
+from chexseg_platform.evaluation.comparison import RADIOLOGISTS, Comparison
+from chexseg_platform.evaluation.counts import ImageFacts, ImageMasks, count_images
+from chexseg_platform.findings import FINDING_TO_OBSERVATION, FINDINGS
+
+SHOWN = 3
+Tick = Callable[[int], None]
+Size = tuple[int, int]
+
+
+class BadFiles(ValueError):
+    """Files that cannot be compared; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What one method says.
+
+    Attributes:
+        masks: image -> masks at the image's size.
+        unsaid: findings of which it says nothing anywhere.
+        broken: image -> findings whose map is absent or could not be used.
+        peaks: image -> finding -> (row, column) of the map's maximum; None without heat maps.
+        notes: sentences of what was left out or mended.
+    """
+
+    masks: Mapping[str, MaskSet]
+    unsaid: Collection[str] = ()
+    broken: Mapping[str, Collection[str]] = field(default_factory=dict)
+    peaks: Mapping[str, Mapping[str, Size]] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def read_drawn(path: str | Path) -> Predicted:
+    """Read segmentations or annotations.
+
+    Raises:
+        BrokenAnnotations: naming the file and the place in it.
+        BadFiles: a file without images.
+    """
+    drawn = read_masks(path)
+    if not drawn:
+        raise BadFiles(f"{path} holds no images: it must map image ids to findings.")
+    named = named_findings(path)
+    unsaid = tuple(name for name in FINDINGS if named is not None and name not in named)
+    notes = [f"{path} says nothing of {', '.join(unsaid)}: left out."] if unsaid else []
+    masks = {image_id: entry.encoded() for image_id, entry in drawn.items()}
+    notes += _about_polygons(path, drawn, masks)
+    return Predicted(masks, unsaid=unsaid, notes=tuple(notes))
+
+
+def _about_polygons(
+    path: str | Path, drawn: Mapping[str, MaskSet | Outlines], masks: Mapping[str, MaskSet]
+) -> list[str]:
+    outlines = {i: entry for i, entry in drawn.items() if isinstance(entry, Outlines)}
+    outside = [
+        f"{finding} of {image_id}"
+        for image_id, entry in outlines.items()
+        for finding, polygons in entry.polygons.items()
+        if polygons and finding not in masks[image_id].counts
+    ]
+    thin = [
+        f"{finding} of {image_id}"
+        for image_id, entry in outlines.items()
+        for finding, polygons in entry.polygons.items()
+        if any(len(polygon) < 3 for polygon in polygons)
+    ]
+    notes = []
+    if outside:
+        notes.append(
+            f"{path}: polygons outside their image, so nothing is drawn: {_some(outside)}."
+        )
+    if thin:
+        notes.append(f"{path}: polygons of one or two points, drawn as lines: {_some(thin)}.")
+    return notes
+
+
+def read_heat_maps(
+    folder: str | Path, sizes: Mapping[str, Size], threshold: float | None, tick: Tick
+) -> Predicted:
+    """Cut a folder of heat maps at their images' sizes.
+
+    Args:
+        sizes: image -> (height, width), from the truth; a map of another image must say its own.
+        threshold: in [0, 1], or None for Otsu's of each map.
+        tick: told how many maps were done.
+
+    Raises:
+        BrokenHeatMap: no maps, or names that say nothing.
+        BadFiles: a map that says another size than the truth, or whose size nobody says.
+    """
+    masks: dict[str, dict[str, str]] = {}
+    peaks: dict[str, dict[str, Size]] = {}
+    known, broken = dict(sizes), {}
+    files = heatmaps.find_heat_maps(folder)
+    for path, image_id, finding in files:
+        tick(1)
+        try:
+            saved = heatmaps.read_heat_map(path)
+            known[image_id] = _size_of(path, saved, known.get(image_id))
+            found = heatmaps.cut(saved.map_hw, *known[image_id], threshold)
+        except (heatmaps.BrokenHeatMap, hits.BadHeatMap) as problem:
+            broken[image_id, finding] = str(problem)
+            continue
+        peaks.setdefault(image_id, {})[finding] = found.peak
+        if found.counts is not None:
+            masks.setdefault(image_id, {})[finding] = found.counts
+    seen = {(image_id, finding) for _, image_id, finding in files}
+    mapped = sorted({image_id for image_id, _ in seen} & known.keys())
+    absent = {(image_id, finding) for image_id in mapped for finding in FINDINGS} - seen
+    return Predicted(
+        {image_id: MaskSet(*known[image_id], masks.get(image_id, {})) for image_id in mapped},
+        broken=_by_image({*broken, *absent}),
+        peaks=peaks,
+        notes=tuple(_about_maps(folder, broken, absent)),
+    )
+
+
+def _by_image(pairs: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for image_id, finding in pairs:
+        found.setdefault(image_id, set()).add(finding)
+    return found
+
+
+def _size_of(path: Path, saved: heatmaps.HeatMap, truth: Size | None) -> Size:
+    size = saved.size or truth
+    if size is None:
+        raise BadFiles(f"{path}: neither the map nor the truth says how large the image is.")
+    if truth is not None and size != truth:
+        raise BadFiles(
+            f"{path} is of an image of {size[0]} x {size[1]} pixels, the truth of one of "
+            f"{truth[0]} x {truth[1]}: give the truth that belongs to it."
+        )
+    return size
+
+
+def _about_maps(
+    folder: str | Path, broken: Mapping[tuple[str, str], str], absent: Collection[tuple[str, str]]
+) -> list[str]:
+    notes = []
+    if broken:
+        first = next(iter(broken.values()))
+        named = _some([f"{finding} of {image_id}" for image_id, finding in broken])
+        notes.append(f"{folder}: maps that cannot be used, left out: {named}. The first: {first}")
+    if absent:
+        named = _some([f"{finding} of {image_id}" for image_id, finding in sorted(absent)])
+        notes.append(f"{folder}: images without a map of a finding, left out there: {named}.")
+    return notes
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The truth, and what else is known of its images.
+
+    Attributes:
+        masks: image -> masks.
+        facts: image -> patient, sex, age and view, where a table says them.
+        positive: images of which a table says that a finding is there.
+    """
+
+    masks: Mapping[str, MaskSet]
+    facts: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    positive: Collection[str] = ()
+    notes: tuple[str, ...] = ()
+
+
+def read_truth(path: str | Path, table: str | Path | None = None) -> Truth:
+    """Read the truth, and a CheXpert table that says more of its images.
+
+    Raises:
+        BrokenAnnotations, BrokenTable: naming the file and the place in it.
+        BadFiles: a truth without images, or a table of other images.
+    """
+    drawn = read_drawn(path)
+    if table is None:
+        return Truth(drawn.masks, notes=drawn.notes)
+    entries = read_chexpert(Path(table).parent, Path(table).absolute(), "test")
+    if not any(entry.image_id in drawn.masks for entry in entries):
+        raise BadFiles(f"{table} has none of the images of {path}: give the table of that split.")
+    positive = {
+        e.image_id for e in entries if any(e.labels[i] == 1 for i in FINDING_TO_OBSERVATION)
+    }
+    facts = {
+        entry.image_id: {
+            "patient": entry.patient,
+            "sex": entry.sex,
+            "age": entry.age,
+            "view": entry.projection or entry.view,
+        }
+        for entry in entries
+    }
+    return Truth(drawn.masks, facts, positive, drawn.notes)
+
+
+def with_notes(comparison: Comparison, notes: Sequence[str]) -> Comparison:
+    """Return a comparison that says what was left out of the files."""
+    return replace(comparison, notes=(*dict.fromkeys(notes), *comparison.notes))
+
+
+def count_files(
+    truth: Truth,
+    methods: Mapping[str, Predicted],
+    *,
+    readers: Predicted | None = None,
+    points: Mapping[str, Points] | None = None,
+    boundary: bool = False,
+    tick: Tick = lambda _: None,
+) -> tuple[pa.Table, list[str]]:
+    """Count methods, and second readers, against the truth.
+
+    An image that a method lacks is one on which it found nothing, as in CheXlocalize's evaluation.
+    One that the truth lacks has no finding, unless a table says otherwise; then nobody read it.
+
+    Args:
+        readers: masks of second readers; an image that they lack they did not read.
+        points: image -> finding -> points of second readers.
+
+    Returns:
+        The count table, and notes on what was left out or taken as empty.
+
+    Raises:
+        BadFiles: no image in common, or an image of two sizes.
+    """
+    every = {**methods, **({RADIOLOGISTS: readers} if readers is not None else {})}
+    images = _images(truth, every)
+    tables, notes = [], list(truth.notes)
+    for name, said in every.items():
+        _check(truth, name, said)
+        notes += [*said.notes, *_about_images(truth, name, said, name == RADIOLOGISTS)]
+        reads = name == RADIOLOGISTS
+        drawn = (_drawn(truth, said, images, image, reads, points) for image in images)
+        for block in _blocks(drawn):
+            tables.append(count_images(block, method=name, seed=0, split="test", boundary=boundary))
+            tick(len(block))
+    return pa.concat_tables(tables), notes
+
+
+def _images(truth: Truth, methods: Mapping[str, Predicted]) -> dict[str, Size]:
+    found = {}
+    for masks in (*(said.masks for said in methods.values()), truth.masks):
+        found.update({image_id: (m.height, m.width) for image_id, m in masks.items()})
+    return dict(sorted(found.items()))
+
+
+def _check(truth: Truth, name: str, said: Predicted) -> None:
+    both = truth.masks.keys() & said.masks.keys()
+    if not both:
+        raise BadFiles(
+            f"{name} and the truth have no image in common: {name} has {_some(said.masks)}, the "
+            f"truth {_some(truth.masks)}."
+        )
+    wrong = [i for i in sorted(both) if _size(said.masks[i]) != _size(truth.masks[i])]
+    if wrong:
+        image_id = wrong[0]
+        theirs, ours = ("x".join(map(str, _size(m[image_id]))) for m in (said.masks, truth.masks))
+        raise BadFiles(
+            f"{name} and the truth differ in size on {_some(wrong)}: {theirs} and {ours} pixels "
+            f"(height x width) of {image_id}. Bring predictions to the original size first."
+        )
+
+
+def _size(masks: MaskSet) -> Size:
+    return masks.height, masks.width
+
+
+def _drawn(
+    truth: Truth,
+    said: Predicted,
+    images: Mapping[str, Size],
+    image_id: str,
+    reads: bool,
+    points: Mapping[str, Points] | None,
+) -> ImageMasks:
+    drawn = truth.masks.get(image_id)
+    read = {} if drawn is None else drawn.counts
+    unread = drawn is None and image_id in truth.positive
+    absent = image_id not in said.masks
+    return ImageMasks(
+        image=_facts(truth, image_id, images[image_id]),
+        truth=None if unread else read,
+        prediction=None if absent and reads else {} if absent else said.masks[image_id].counts,
+        unsaid={*said.unsaid, *said.broken.get(image_id, ())},
+        peaks=None if said.peaks is None else said.peaks.get(image_id, {}),
+        hits=None if unread else _hits(said, read, images, image_id, points if reads else None),
+    )
+
+
+def _facts(truth: Truth, image_id: str, size: Size) -> ImageFacts:
+    known = {"patient": patient_of(image_id)} | dict(truth.facts.get(image_id, {}))
+    return ImageFacts(image_id=image_id, height=size[0], width=size[1], **known)  # type: ignore[arg-type]
+
+
+def patient_of(image_id: str) -> str:
+    """The patient of CheXpert's image ids; of any other id the image itself stands for one."""
+    start = image_id.partition("_")[0]
+    return start if start.startswith("patient") and start[7:].isdigit() else image_id
+
+
+def _hits(
+    said: Predicted,
+    truth: Mapping[str, str],
+    images: Mapping[str, Size],
+    image_id: str,
+    points: Mapping[str, Points] | None,
+) -> dict[str, int | None] | None:
+    height, width = images[image_id]
+    if points is not None:
+        given = points.get(image_id, {})
+        return {
+            name: hits.points_hit(given.get(name, ()), truth.get(name), height, width)
+            for name in FINDINGS
+        }
+    if said.peaks is None:
+        return None
+    peaks = said.peaks.get(image_id, {})
+    return {
+        name: hits.hit_rle(peaks.get(name), truth.get(name), height, width) for name in FINDINGS
+    }
+
+
+def _about_images(truth: Truth, name: str, said: Predicted, reads: bool) -> list[str]:
+    absent = sorted(truth.masks.keys() - said.masks.keys())
+    beyond = sorted(said.masks.keys() - truth.masks.keys())
+    unread = [image_id for image_id in beyond if image_id in truth.positive]
+    empty = [image_id for image_id in beyond if image_id not in truth.positive]
+    notes = []
+    if absent and reads:
+        notes.append(f"{name} did not read {_some(absent)}: left out there.")
+    elif absent:
+        notes.append(f"{name} has no masks of {_some(absent)}: taken as empty.")
+    if empty:
+        notes.append(
+            f"The truth does not list {_some(empty)} of {name}: taken as without findings."
+        )
+    if unread:
+        notes.append(
+            f"The truth does not list {_some(unread)} though their labels show a finding: left out."
+        )
+    return notes
+
+
+def _some(names: Iterable[str]) -> str:
+    """ "3 images" would hide which: the first few by name, and how many there are."""
+    listed = list(names)
+    more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
+    return ", ".join(listed[:SHOWN]) + more
+
+
+BLOCK = 64
+
+
+def _blocks(drawn: Iterable[ImageMasks]) -> Iterable[Sequence[ImageMasks]]:
+    held: list[ImageMasks] = []
+    for image in drawn:
+        held.append(image)
+        if len(held) == BLOCK:
+            yield held
+            held = []
+    if held:
+        yield held
