@@ -94,14 +94,17 @@ def run_lengths(counts: str) -> IntArray:
     Raises:
         CorruptMask: a character that COCO never writes, a run cut short, or a negative length.
     """
-    return parse([counts])[0]
+    pairs, runs = parse([counts])
+    return pairs.reshape(-1)[: runs[0]]
 
 
-def parse(many: Sequence[str]) -> tuple[IntArray, IntArray, IntArray]:
-    """Parse the counts of many masks in one pass: three int64 arrays over all of their runs.
+def parse(many: Sequence[str]) -> tuple[IntArray, IntArray]:
+    """Parse the counts of many masks in one pass.
 
     Returns:
-        Length of each run, the mask that it belongs to, and its number within that mask.
+        int64 (R, 2): run lengths of background and of the foreground after it, mask after mask; a
+        mask that ends with background has a foreground of 0 in its last row. And int64 (masks,):
+        how many runs each has, so that it fills half as many rows, rounded up.
 
     Raises:
         CorruptMask: as `run_lengths`.
@@ -110,31 +113,46 @@ def parse(many: Sequence[str]) -> tuple[IntArray, IntArray, IntArray]:
     last = np.cumsum([len(counts) for counts in many]) - 1
     if (codes[last] & 0x20).any():
         raise CorruptMask("The run lengths are cut short: the last one has no end.")
-    ends = np.flatnonzero((codes & 0x20) == 0)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    digits = ends - starts + 1
+    ends = np.flatnonzero(codes < 0x20)
+    runs = np.diff(np.searchsorted(ends, last, side="right"), prepend=0)
+    rows = (runs + 1) // 2
+    first = np.cumsum(rows) - rows
+    pairs = np.zeros((int(rows.sum()), 2), np.int64)
+    # Where a mask has an odd number of runs, the place after its last one stays empty.
+    pairs.reshape(-1)[
+        np.arange(len(ends)) + np.repeat(2 * first - np.cumsum(runs) + runs, runs)
+    ] = _written(codes, ends)
+    _add_up(pairs, first, rows)
+    pairs[(first + rows - 1)[runs % 2 == 1], 1] = 0
+    if pairs.min() < 0:
+        raise CorruptMask("The run lengths hold a negative length.")
+    return pairs, runs
+
+
+def _written(codes: NDArray[np.uint8], ends: IntArray) -> IntArray:
+    """Read the numbers: five bits a character, least significant first, the last one signed."""
+    digits = np.diff(ends, prepend=-1)
     if digits.max() > MAX_CHARACTERS_PER_RUN:
         raise CorruptMask("The run lengths hold a number longer than any run can be.")
-    digit = np.arange(len(codes)) - np.repeat(starts, digits)
-    written = np.add.reduceat((codes & 0x1F).astype(np.int64) << (5 * digit), starts)
-    negative = (codes[ends] & 0x10) != 0
-    written[negative] -= np.int64(1) << (5 * digits[negative])
-    runs = np.diff(np.searchsorted(ends, last, side="right"), prepend=0)
-    mask = np.repeat(np.arange(len(many)), runs)
-    place = np.arange(len(ends)) - np.repeat(np.cumsum(runs) - runs, runs)
-    # Two interleaved chains of differences a mask; its very first run stands alone.
-    for chain in (place % 2 == 1, (place % 2 == 0) & (place > 0)):
-        written[chain] = _sums(written[chain], mask[chain], len(many))
-    if written.min() < 0:
-        raise CorruptMask("The run lengths hold a negative length.")
-    return written, mask, place
+    # The last character's fifth bit is the sign: 16 to 31 stand for -16 to -1.
+    top = codes[ends].astype(np.int8)
+    written = (((top & 0x1F) ^ 0x10) - 0x10).astype(np.int64)
+    longer = np.flatnonzero(digits > 1)
+    for digit in range(1, MAX_CHARACTERS_PER_RUN):
+        longer = longer[digits[longer] > digit]
+        written[longer] = (written[longer] << 5) | (codes[ends[longer] - digit] & 0x1F)
+    return written
 
 
-def _sums(values: IntArray, mask: IntArray, count: int) -> IntArray:
-    """Running sums that begin anew with every mask."""
-    total = np.concatenate([[0], np.cumsum(values)])
-    begins = np.searchsorted(mask, np.arange(count))
-    return total[1:] - total[begins[mask]]
+def _add_up(pairs: IntArray, first: IntArray, rows: IntArray) -> None:
+    """Turn differences into lengths: two chains a mask, which its very first run is no part of."""
+    opening = pairs[first, 0].copy()
+    pairs[first, 0] = 0
+    np.cumsum(pairs, axis=0, out=pairs)
+    before = np.zeros((len(first), 2), np.int64)
+    before[1:] = pairs[first[1:] - 1]
+    pairs -= np.repeat(before, rows, axis=0)
+    pairs[first, 0] = opening
 
 
 def area(counts: str, height: int, width: int) -> int:

@@ -79,9 +79,10 @@ def _blocks(first: Counts, second: Counts) -> Iterator[slice]:
 
 
 class _Ink(NamedTuple):
-    """Runs of foreground of many masks: [begin, end) in the coordinate of all of them."""
+    """Runs of foreground of masks: [begin, end) in the coordinate of all of them."""
 
-    pair: Ints
+    index: Ints
+    first: Ints
     begin: Ints
     end: Ints
 
@@ -89,20 +90,15 @@ class _Ink(NamedTuple):
 def _block(first: Counts, second: Counts, sizes: Ints) -> Ints:
     out = np.zeros((len(sizes), 3), dtype=np.int64)
     shift = np.cumsum(sizes) - sizes
-    inks = []
-    for side, counts in enumerate((first, second)):
-        ink = _ink(counts, sizes, shift)
-        out[:, side] = _per_pair(ink.end - ink.begin, ink.pair, len(sizes))
-        inks.append(ink)
+    inks = [_ink(counts, sizes, shift) for counts in (first, second)]
+    for side, ink in enumerate(inks):
+        if ink is not None:
+            out[ink.index, side] = np.add.reduceat(ink.end - ink.begin, ink.first)
     mine, theirs = inks
-    shared = _before(theirs, mine.end) - _before(theirs, mine.begin)
-    out[:, 2] = _per_pair(shared, mine.pair, len(sizes))
+    if mine is not None and theirs is not None:
+        shared = _before(theirs, mine.end) - _before(theirs, mine.begin)
+        out[mine.index, 2] = np.add.reduceat(shared, mine.first)
     return out
-
-
-def _per_pair(values: Ints, pair: Ints, pairs: int) -> Ints:
-    # Sums stay far below 2^53, so the floats of bincount are exact.
-    return np.bincount(pair, weights=values, minlength=pairs).astype(np.int64)
 
 
 def _before(ink: _Ink, places: Ints) -> Ints:
@@ -113,19 +109,20 @@ def _before(ink: _Ink, places: Ints) -> Ints:
     return so_far[whole] + np.maximum(places - begins[whole], 0)
 
 
-def _ink(counts: Counts, sizes: Ints, shift: Ints) -> _Ink:
-    there = np.array([index for index, text in enumerate(counts) if text is not None], np.int64)
-    if not len(there):
-        nothing = np.zeros(0, np.int64)
-        return _Ink(nothing, nothing, nothing)
-    lengths, mask, place = masks.parse([text for text in counts if text is not None])
-    covered = _per_pair(lengths, mask, len(there))
-    if not np.array_equal(covered, sizes[there]):
+def _ink(counts: Counts, sizes: Ints, shift: Ints) -> _Ink | None:
+    """The foreground of the masks that are there; None where none is."""
+    index = np.array([place for place, text in enumerate(counts) if text is not None], np.int64)
+    if not len(index):
+        return None
+    pairs, runs = masks.parse([text for text in counts if text is not None])
+    rows = (runs + 1) // 2
+    first = np.cumsum(rows) - rows
+    ends = np.cumsum(pairs).reshape(-1, 2)
+    covered = np.diff(ends[first + rows - 1, 1], prepend=0)
+    if not np.array_equal(covered, sizes[index]):
         raise CorruptMask("Run lengths cover another number of pixels than their image has.")
-    inner = np.cumsum(lengths) - np.repeat(np.cumsum(covered) - covered, np.bincount(mask))
-    ends = inner + np.repeat(shift[there], np.bincount(mask))
-    ink = place % 2 == 1
-    return _Ink(there[mask[ink]], (ends - lengths)[ink], ends[ink])
+    ends += np.repeat(shift[index] - np.cumsum(covered) + covered, rows)[:, None]
+    return _Ink(index, first, ends[:, 0], ends[:, 1])
 
 
 def _find(first: Counts, second: Counts, heights: Ints, widths: Ints, some: slice) -> None:

@@ -231,7 +231,7 @@ def count_files(
     One that the truth lacks has no finding, unless a table says otherwise; then nobody read it.
 
     Args:
-        readers: masks of second readers; an image that they lack they did not read.
+        readers: masks of second readers; an image of the truth that they lack they did not read.
         points: image -> finding -> points of second readers.
 
     Returns:
@@ -294,10 +294,12 @@ def _drawn(
     read = {} if drawn is None else drawn.counts
     unread = drawn is None and image_id in truth.positive
     absent = image_id not in said.masks
+    # Readers were given the labels: both files lack an image on which there is nothing to draw.
+    silent = absent and reads and drawn is not None
     return ImageMasks(
         image=_facts(truth, image_id, images[image_id]),
         truth=None if unread else read,
-        prediction=None if absent and reads else {} if absent else said.masks[image_id].counts,
+        prediction=None if silent else {} if absent else said.masks[image_id].counts,
         unsaid={*said.unsaid, *said.broken.get(image_id, ())},
         peaks=None if said.peaks is None else said.peaks.get(image_id, {}),
         hits=None if unread else _hits(said, read, images, image_id, points if reads else None),

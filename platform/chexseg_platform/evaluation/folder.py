@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -39,11 +40,16 @@ def parity_files(cube: CountCube, listed: Collection[str]) -> Iterator[tuple[str
                 continue
             means = parity.resampled_means(found.values)
             summary = parity.summarise(found.names, means)
-            start = f"chexlocalize/{method}/{what}"
+            start = f"chexlocalize/{_folder(method)}/{what}"
             yield f"{start}_results_per_cxr.csv", csv_bytes(parity.rows_per_image(found))
             rows = parity.rows_of_resamples(found.names, means)
             yield f"{start}_bootstrap_results_per_cxr.csv", csv_bytes(rows)
             yield f"{start}_summary_results.csv", csv_bytes(parity.rows_of_summary(summary))
+
+
+def _folder(method: str) -> str:
+    """A method's name as one folder's, whatever it is called."""
+    return re.sub(r"[^\w +=-]", "_", method)
 
 
 def write_folder(

@@ -183,7 +183,7 @@ def _names(comparison: Comparison, gain: Gain, sign: int) -> str:
         for estimate, p in compared
         if p is not None and p < 1 - comparison.level and sign * estimate.value > 0
     ]
-    return f"{len(sure)} of {len(compared)}"
+    return f"{len(sure)} of {len(compared)}" if compared else NOTHING
 
 
 def p_cell(p: float | None) -> str:
