@@ -30,6 +30,7 @@ from chexseg_platform.cli.common import (
     workspace_option,
 )
 from chexseg_platform.cli.data import data
+from chexseg_platform.cli.predict import predict
 
 
 @click.group(
@@ -214,6 +215,7 @@ _stage_command("segment", "Train every arm's segmenters.")
 _stage_command("evaluate", "Count every method's masks against the experts'.")
 
 
+main.add_command(predict)
 main.add_command(data)
 
 

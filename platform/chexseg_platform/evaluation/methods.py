@@ -13,20 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
-from numpy.typing import NDArray
 
 from chexseg_platform import plan
 from chexseg_platform.artifacts import Artifact
 from chexseg_platform.data import geometry, masks
-from chexseg_platform.data.store import content_rectangle
 from chexseg_platform.evaluation import hits
 from chexseg_platform.evaluation.counts import count_table, image_rows
+from chexseg_platform.evaluation.segmenting import Frame, Segmenting, full_masks, to_original
 from chexseg_platform.findings import FINDING_TO_OBSERVATION, FINDINGS
-from chexseg_platform.models.batch import forward_batch
-from chexseg_platform.models.preprocess import Preprocess
-from chexseg_platform.models.segmenter import load_segmenter
-from chexseg_platform.training.segmentation import predict_batch, threshold_tensor
 
 COLUMNS = [
     "image_id", "patient", "split", "height", "width", "image", "labels", "masks",
@@ -67,17 +61,13 @@ class Predictor:
 
     def __init__(self, method: Method, dataset: Artifact) -> None:
         self.method, self.size = method, int(dataset.summary["size"])
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if method.source is None or method.source.kind == "pseudolabels":
             return
         files = {
             part.name.rpartition("/")[2]: method.source.read(part.name)
             for part in method.source.parts("checkpoints/00/")
         }
-        model, meta = load_segmenter(files)
-        self.model = model.to(self.device)
-        self.preprocess = Preprocess.from_dict(meta["preprocess"])
-        self.threshold = threshold_tensor(meta["extra"]).numpy()
+        self.segmenting = Segmenting(files, self.size)
 
     def predict(self, rows: Sequence[Mapping[str, Any]], shard: str) -> Iterator[Said | None]:
         """Yield what the method says of each row of a shard; None where it says nothing.
@@ -94,23 +84,13 @@ class Predictor:
             yield from self._segment(rows)
 
     def _segment(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[Said]:
-        batch = forward_batch(self.device, self.size)
-        for start in range(0, len(rows), batch):
-            some = rows[start : start + batch]
-            pixels = b"".join(row["image"] for row in some)
-            grey = np.frombuffer(pixels, np.uint8).reshape(-1, self.size, self.size)
-            content = np.array(
-                [content_rectangle(row["height"], row["width"], self.size) for row in some]
-            )
-            probability = predict_batch(
-                self.model,
-                self.preprocess,
-                torch.from_numpy(grey.copy()).to(self.device),
-                torch.from_numpy(content).to(self.device),
-            ).cpu()
-            for row, maps in zip(some, probability.numpy(), strict=True):
-                box = geometry.Letterbox(row["height"], row["width"], self.size)
-                yield Said(full_masks(maps, self.threshold, box), peaks_of(maps, box))
+        shape = (self.size, self.size)
+        frames = [
+            Frame(np.frombuffer(row["image"], np.uint8).reshape(shape), row["height"], row["width"])
+            for row in rows
+        ]
+        for found in self.segmenting.segment(frames):
+            yield Said(found.masks, found.peaks)
 
     def _pseudo(self, rows: Sequence[Mapping[str, Any]], shard: str) -> Iterator[Said | None]:
         assert self.method.source is not None
@@ -138,41 +118,6 @@ class Predictor:
                 if item["peak_row"] is not None
             }
             yield Said(full_masks(small, half, box), peaks)
-
-
-def full_masks(
-    maps_KSS: NDArray[np.float32], threshold_K: NDArray[np.float32], box: geometry.Letterbox
-) -> dict[str, str]:
-    """Bring maps back to an image's original size, cut them, encode what is not empty."""
-    some = np.flatnonzero(maps_KSS.reshape(len(maps_KSS), -1).max(axis=1) >= threshold_K)
-    out = {}
-    for k in some:
-        mask = geometry.restore(maps_KSS[k], box) >= threshold_K[k]
-        if mask.any():
-            out[FINDINGS[k]] = masks.encode(mask)
-    return out
-
-
-def peaks_of(maps_KSS: NDArray[np.float32], box: geometry.Letterbox) -> dict[str, tuple[int, int]]:
-    """Return the original pixel under each map's first maximum within the image."""
-    rows, columns = geometry.content(box)
-    inner = maps_KSS[:, rows, columns]
-    places = inner.reshape(len(inner), -1).argmax(axis=1)
-    return {
-        name: to_original(
-            rows.start + int(place) // inner.shape[2],
-            columns.start + int(place) % inner.shape[2],
-            box,
-        )
-        for name, place in zip(FINDINGS, places, strict=True)
-    }
-
-
-def to_original(row: int, column: int, box: geometry.Letterbox) -> tuple[int, int]:
-    """Return the original pixel under the centre of a frame pixel, kept inside the image."""
-    y = int((row + 0.5 - box.top) * box.height / box.inner_height)
-    x = int((column + 0.5 - box.left) * box.width / box.inner_width)
-    return min(max(y, 0), box.height - 1), min(max(x, 0), box.width - 1)
 
 
 def drawn_of(row: Mapping[str, Any], column: str) -> dict[str, str] | None:
