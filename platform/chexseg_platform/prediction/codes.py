@@ -2,8 +2,8 @@
 
 Categories are from DICOM's context group CID 7150. Types, where DICOM's own groups have the term:
 lesion (CID 7159), opacity (CID 6104), pneumothorax (CID 6105), pulmonary edema (CID 3700), pleural
-effusion (CID 645), device. Cardiomegaly, lung consolidation and atelectasis are SNOMED CT's
-disorders of those names; pydicom's dictionary offers another code as "Cardiomegaly", 287272002,
+effusion (CID 645). Cardiomegaly, lung consolidation, atelectasis and device are SNOMED CT's own
+concepts of those names; pydicom's dictionary offers another code as "Cardiomegaly", 287272002,
 which SNOMED CT calls an enlarged septal foramen. For an enlarged cardiomediastinum, CheXpert's own
 notion, neither has a term that means the same, so it has a private one, as DICOM provides for
 (designators from 99 on), rather than one that says something else.

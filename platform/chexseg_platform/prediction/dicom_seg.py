@@ -18,6 +18,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.uid import (
+    ComputedRadiographyImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    DigitalXRayImageStorageForProcessing,
+    SecondaryCaptureImageStorage,
+)
 
 from chexseg_platform import __version__
 from chexseg_platform.data.dicom import quiet
@@ -26,6 +32,14 @@ from chexseg_platform.prediction.codes import PROPERTIES, Code
 from chexseg_platform.prediction.model import Model
 from chexseg_platform.prediction.output import published
 from chexseg_platform.prediction.predicted import Add, NotExported, Predicted
+
+RADIOGRAPHS = (
+    ComputedRadiographyImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    DigitalXRayImageStorageForProcessing,
+    SecondaryCaptureImageStorage,
+)
+"""Classes of objects that are referred to; those of other classes may need functional groups."""
 
 UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 TYPE_2 = (
@@ -36,8 +50,11 @@ TYPE_2 = (
 
 GEOMETRY = (
     "FrameOfReferenceUID", "ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing",
+    "SliceThickness",
 )  # fmt: skip
 """Only all of these together place an image in space; radiographs have some of them at most."""
+
+UTF_8 = "ISO_IR 192"
 
 SERIES_NUMBER = 9000
 NO_DICOM, NOTHING_FOUND = "no DICOM", "nothing found"
@@ -95,11 +112,14 @@ def read_header(source: Path) -> Any:
     """Read a file without its pixels, and mend a copy's attributes so that it can be referred to.
 
     Absent attributes that must be there are empty; dates, times and sexes that DICOM does not know
-    are too; geometry in part is left out.
+    are too; geometry in part is left out; text becomes UTF-8, for highdicom refuses some character
+    sets that are in use, Japan's usual one among them.
     """
     import pydicom
 
     header = pydicom.dcmread(source, stop_before_pixels=True, force=True)
+    header.decode()
+    header.SpecificCharacterSet = UTF_8
     stored = getattr(header, "file_meta", {})
     for name, uid in (("SOPClassUID", "MediaStorageSOPClassUID"),
                       ("SOPInstanceUID", "MediaStorageSOPInstanceUID")):  # fmt: skip
@@ -111,8 +131,6 @@ def read_header(source: Path) -> Any:
     if not all(header.get(name) for name in GEOMETRY):
         for name in GEOMETRY:
             header.pop(name, None)
-    if int(header.get("NumberOfFrames") or 1) == 1:
-        header.pop("NumberOfFrames", None)  # or it is taken for an image of frames
     return header
 
 
@@ -136,8 +154,10 @@ def _check(header: Any, masks: Mapping[str, NDArray[np.bool_]]) -> None:
             raise NotExported(
                 f"No DICOM SEG: the DICOM file has no {name}, so nothing can refer to it."
             )
-    if header.get("NumberOfFrames"):
-        raise NotExported("No DICOM SEG: the DICOM file holds several frames.")
+    if header.SOPClassUID not in RADIOGRAPHS or int(header.get("NumberOfFrames") or 1) != 1:
+        raise NotExported(
+            "No DICOM SEG: the DICOM file is neither CR, DX nor secondary capture of one frame."
+        )
     shape = (int(header.Rows), int(header.Columns))
     if any(mask.shape != shape for mask in masks.values()):
         raise NotExported("No DICOM SEG: the DICOM file changed while it was predicted.")
@@ -209,10 +229,9 @@ def _compare(path: Path, header: Any, masks: Mapping[str, NDArray[np.bool_]]) ->
 
     again = segread(path)
     series = again.ReferencedSeriesSequence[0]
-    kept = (
-        again.StudyInstanceUID == header.StudyInstanceUID
-        and again.PatientID == header.PatientID
-        and series.SeriesInstanceUID == header.SeriesInstanceUID
+    copied = ("StudyInstanceUID", "PatientID", "PatientName")
+    kept = series.SeriesInstanceUID == header.SeriesInstanceUID and all(
+        again[name].value == header[name].value for name in copied
     )
     pixels = again.get_pixels_by_source_instance([header.SOPInstanceUID])
     labels = [again.get_segment_description(n).segment_label for n in again.segment_numbers]

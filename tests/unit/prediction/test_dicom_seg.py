@@ -155,10 +155,15 @@ def test_attributes_that_must_be_there_are_empty_where_they_are_not(
         {"PatientName": "A^B^C^D^E^F^G"},
         {"FrameOfReferenceUID": "1.2.9"},
         {"FrameOfReferenceUID": "1.2.9", "ImageOrientationPatient": [1, 0, 0, 0, 1, 0],
-         "ImagePositionPatient": [0, 0, 0]},
+         "ImagePositionPatient": [0, 0, 0], "PixelSpacing": [0.2, 0.2]},
+        {"FrameOfReferenceUID": "1.2.9", "ImageOrientationPatient": [1, 0, 0, 0, 1, 0],
+         "ImagePositionPatient": [0, 0, 0], "PixelSpacing": [0.2, 0.2], "SliceThickness": 1},
         {"ImagerPixelSpacing": [0.2, 0.2]},
         {"NumberOfFrames": 1},
+        {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"},
         {"SpecificCharacterSet": "ISO_IR 100", "PatientName": "Müller^Jörg"},
+        {"SpecificCharacterSet": ["", "ISO 2022 IR 87"], "PatientName": "Yamada^Tarou=山田^太郎"},
+        {"SpecificCharacterSet": "GB18030", "PatientName": "Wang^XiaoDong=王^小东"},
     ],
 )  # fmt: skip
 def test_odd_headers_are_carried_over(
@@ -200,13 +205,22 @@ def test_what_cannot_be_referred_to_is_refused(source: Path, tmp_path: Path, mod
         write_segmentation(seg, source, {"Edema": blob(0, 0, 3, (51, 40))}, model)
 
 
-def test_several_frames_are_refused(source: Path, tmp_path: Path, model: Model) -> None:
-    data = pydicom.dcmread(source)
-    data.NumberOfFrames = 2
-    data.PixelData *= 2
-    data.save_as(source)
-    with pytest.raises(NotExported, match="several frames"):
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"NumberOfFrames": 2},
+        {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7.2", "NumberOfFrames": 1},
+        {"SOPClassUID": "1.2.3.4"},
+    ],
+)
+def test_what_is_no_radiograph_of_one_frame_is_refused(
+    tmp_path: Path, make_radiograph: Callable, make_picture: Callable, model: Model, other: dict
+) -> None:
+    pixels = make_picture(*SHAPE, kind=np.uint16)
+    source = make_radiograph(tmp_path / "source.dcm", pixels, **other)
+    with pytest.raises(NotExported, match="neither CR, DX nor secondary capture of one frame"):
         write_segmentation(tmp_path / "seg.dcm", source, MASKS, model)
+    assert not (tmp_path / "seg.dcm").exists()
 
 
 def test_a_segmentation_that_reads_back_otherwise_is_not_published(
