@@ -2,7 +2,7 @@
 
 The one way from a network's maps to a mask: the evaluation counts what comes out here, and
 `predict` writes the same, so a score that was reported holds for the files that users get. (Only
-rounding differs, with the batch and the device: about one mask in a thousand by one pixel.)
+rounding differs, with threads, batch and device: a pixel in one mask of a thousand or so.)
 
 Names: S is the frame's side, K the ten findings.
 """

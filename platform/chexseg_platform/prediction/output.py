@@ -39,7 +39,8 @@ def prepare(out: Path, *, overwrite: bool) -> None:
     check_free(out, overwrite=overwrite)
     if overwrite:
         for name in OURS:
-            _remove(out / name)
+            for path in (out / name, *out.glob(f".*.{name}")):  # also what was cut off
+                _remove(path)
     out.mkdir(parents=True, exist_ok=True)
 
 

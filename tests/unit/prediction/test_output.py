@@ -27,6 +27,7 @@ def test_predictions_are_replaced_only_where_told(tmp_path: Path) -> None:
     (tmp_path / MASKS / "a").mkdir(parents=True)
     (tmp_path / MASKS / "a" / "Edema.png").touch()
     (tmp_path / "mine.txt").touch()
+    (tmp_path / ".123.predictions.csv").touch()  # left by a process that was killed
     with pytest.raises(OccupiedOutput, match=r"holds predictions already.*--overwrite"):
         prepare(tmp_path, overwrite=False)
     assert (tmp_path / MASKS / "a" / "Edema.png").exists()
