@@ -1,4 +1,4 @@
-"""Pictures of masks on X-rays: the contact sheet of cases and the page of saliency maps.
+"""Pictures of masks on X-rays: a sheet of cases, a page of saliency maps, an image's findings.
 
 Masks are drawn as contours with a dark edge, never filled: a filled mask hides the image that it
 is about, and a thin light line vanishes on bone. Arrays are best at the model's size; a picture
@@ -18,12 +18,24 @@ from matplotlib.patheffects import withStroke
 
 from chexseg_platform.evaluation.comparison import PSEUDO_LABELS
 from chexseg_platform.evaluation.counts import count_masks
+from chexseg_platform.findings import FINDINGS
 from chexseg_platform.plots import INK, Look, look, new_figure
 
 MAX_ROWS, MAX_COLUMNS = 8, 5
 """A contact sheet is at most this large; more is no longer looked at."""
 
 TRUTH = "#FFFFFF"
+FINDING_COLOURS = dict(
+    zip(
+        FINDINGS,
+        (
+            "#F0E442", "#E69F00", "#FF5A36", "#56B4E9", "#CC79A7",
+            "#2EE6A8", "#B39DFF", "#FFFFFF", "#00D0E0", "#9BE52E",
+        ),
+        strict=True,
+    )
+)  # fmt: skip
+"""Ten colours that are bright on an X-ray; more cannot all be told apart, so legends name them."""
 
 
 @dataclass(frozen=True)
@@ -62,15 +74,7 @@ def contact_sheet(cases: Sequence[Case], *, title: str = "") -> Figure:
             _note(axes, _overlap_text(case.truth, mask))
     handles = [_contour_handle("expert mask", TRUTH)]
     handles += [_contour_handle(n, look(n, i).bright) for i, n in enumerate(methods)]
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=len(handles),
-        fontsize=8,
-        facecolor="#333333",
-        labelcolor="white",
-        edgecolor="none",
-    )
+    _legend(figure, handles, columns=len(handles))
     figure.suptitle(title, fontsize=10, color=INK)
     return figure
 
@@ -111,6 +115,40 @@ def saliency_page(cases: Sequence[MapCase], *, title: str = "") -> Figure:
             axes.set_title(head, fontsize=7, color=INK)
     figure.suptitle(title, fontsize=10, color=INK)
     return figure
+
+
+def findings_page(image: np.ndarray, masks: Mapping[str, np.ndarray], *, title: str = "") -> Figure:
+    """An image beside itself with every finding outlined.
+
+    Args:
+        image: uint8 (H, W).
+        masks: finding -> bool (H, W); those that are empty are not named.
+    """
+    shape = image.shape[0] / image.shape[1]
+    figure, grid = _tiles(1, 2, 4.2, 4.2 * min(2.0, max(0.4, shape)) + 0.6)
+    there = [name for name in FINDINGS if name in masks and masks[name].any()]
+    for axes in grid[0]:
+        _tile(axes, image)
+    for name in there:
+        _contour(grid[0, 1], masks[name], FINDING_COLOURS[name], 1.3)
+    if not there:
+        _note(grid[0, 1], "nothing found")
+    _legend(figure, [_contour_handle(name, FINDING_COLOURS[name]) for name in there], columns=4)
+    figure.suptitle(title, fontsize=10, color=INK, parse_math=False)
+    return figure
+
+
+def _legend(figure: Figure, handles: Sequence[Line2D], columns: int) -> None:
+    if handles:
+        figure.legend(
+            handles=list(handles),
+            loc="outside lower center",
+            ncols=columns,
+            fontsize=8,
+            facecolor="#333333",
+            labelcolor="white",
+            edgecolor="none",
+        )
 
 
 def _tiles(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:

@@ -27,6 +27,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from chexseg_platform.evaluation.bootstrap import Estimate
+from chexseg_platform.evaluation.calibration import Calibration
 from chexseg_platform.evaluation.comparison import (
     EXPERT_ONLY,
     MEAN,
@@ -197,6 +198,34 @@ def forest(comparison: Comparison, metric: str = "iou_union") -> Figure:
     figure.legend(
         handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8
     )
+    return figure
+
+
+def reliability(found: Sequence[Calibration]) -> Figure:
+    """What is true against what is claimed, a panel a finding, a line a method.
+
+    A point is a bin of probability; the diagonal is where claims are true.
+    """
+    findings = list(dict.fromkeys(item.finding for item in found))
+    methods = list(dict.fromkeys(item.method for item in found))
+    rows = math.ceil(len(findings) / 5)
+    figure, panels = new_figure(rows, min(5, len(findings)), 2.3, 2.5)
+    for axes, finding in zip(panels, findings, strict=False):
+        axes.plot([0, 1], [0, 1], color=PALE, lw=1)
+        for item in (item for item in found if item.finding == finding):
+            style = look(item.method, methods.index(item.method))
+            pairs = zip(item.claimed, item.true, strict=True)
+            points = [(x, y) for x, y in pairs if x is not None and y is not None]
+            axes.plot(*zip(*points, strict=True), style.line, color=style.colour,
+                      marker=style.marker, ms=3)  # fmt: skip
+        _tidy(axes, finding, "", "")
+        axes.set(xlim=(0, 1), ylim=(0, 1))
+    for axes in panels[len(findings) :]:
+        axes.set_visible(False)
+    figure.supxlabel("probability that is claimed", fontsize=8, color=INK)
+    figure.supylabel("share that is true", fontsize=8, color=INK)
+    handles = [_handle(name, look(name, index)) for index, name in enumerate(methods)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
     return figure
 
 

@@ -4,7 +4,14 @@ import io
 
 import numpy as np
 import pytest
-from chexseg_platform.overlays import MAX_ROWS, Case, MapCase, contact_sheet, saliency_page
+from chexseg_platform.overlays import (
+    MAX_ROWS,
+    Case,
+    MapCase,
+    contact_sheet,
+    findings_page,
+    saliency_page,
+)
 from chexseg_platform.plots import png
 from PIL import Image
 
@@ -64,3 +71,13 @@ def test_saliency_page_marks_the_peak_and_says_what_is_empty() -> None:
     cross = figure.axes[1].lines[0]
     assert (list(cross.get_xdata()), list(cross.get_ydata())) == ([9], [5])
     assert png(figure)
+
+
+def test_findings_are_outlined_and_named_and_empty_ones_are_not() -> None:
+    page = findings_page(IMAGE, {"Edema": box(4, 8), "Atelectasis": EMPTY}, title="a $b")
+    (legend,) = page.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["Edema"]
+    assert not texts(page)[0]
+    nothing = findings_page(IMAGE, {"Edema": EMPTY})
+    assert texts(nothing) == [[], ["nothing found"]]
+    assert not nothing.legends

@@ -32,6 +32,7 @@ from chexseg_platform.cli.common import (
 )
 from chexseg_platform.cli.data import data
 from chexseg_platform.cli.evaluate import evaluate
+from chexseg_platform.cli.predict import predict
 
 
 @click.group(
@@ -206,6 +207,7 @@ def explain(
 
 _stage_command("segment", "Train every arm's segmenters.")
 main.add_command(evaluate)
+main.add_command(predict)
 main.add_command(data)
 
 

@@ -78,7 +78,7 @@ def decode_dicom(data: bytes, *, max_pixels: int) -> Grey:
             "too-large", "truncated" or "decode".
     """
     try:
-        with _quiet():
+        with quiet():
             return _decode(data, max_pixels)
     except (UnreadableInput, KeyboardInterrupt, SystemExit):
         raise
@@ -99,7 +99,7 @@ def header_size(head: bytes, stream: IO[bytes]) -> tuple[int, int] | None:
     if DeflatedExplicitVRLittleEndian.encode() in head:
         return None
     stream.seek(0)
-    with _quiet():
+    with quiet():
         dataset = pydicom.dcmread(
             stream, force=True, stop_before_pixels=True, specific_tags=list(ATTRIBUTES)
         )
@@ -263,14 +263,19 @@ def _refused(what: str) -> UnreadableInput:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep pydicom from warning or logging, since its messages quote values from the file."""
-    logger = logging.getLogger("pydicom")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
+def quiet(*others: str) -> Iterator[None]:
+    """Keep pydicom from warning or logging, since its messages quote values from the file.
+
+    Args:
+        others: names of further loggers to silence.
+    """
+    levels = {name: logging.getLogger(name).level for name in ("pydicom", *others)}
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)

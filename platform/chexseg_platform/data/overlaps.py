@@ -81,7 +81,7 @@ def _blocks(first: Counts, second: Counts) -> Iterator[slice]:
 class _Ink(NamedTuple):
     """Runs of foreground of masks: [begin, end) in the coordinate of all of them."""
 
-    index: Ints
+    pair: Ints
     first: Ints
     begin: Ints
     end: Ints
@@ -93,11 +93,11 @@ def _block(first: Counts, second: Counts, sizes: Ints) -> Ints:
     inks = [_ink(counts, sizes, shift) for counts in (first, second)]
     for side, ink in enumerate(inks):
         if ink is not None:
-            out[ink.index, side] = np.add.reduceat(ink.end - ink.begin, ink.first)
+            out[ink.pair, side] = np.add.reduceat(ink.end - ink.begin, ink.first)
     mine, theirs = inks
     if mine is not None and theirs is not None:
         shared = _before(theirs, mine.end) - _before(theirs, mine.begin)
-        out[mine.index, 2] = np.add.reduceat(shared, mine.first)
+        out[mine.pair, 2] = np.add.reduceat(shared, mine.first)
     return out
 
 

@@ -11,9 +11,8 @@ and is easy, so the error over pixels is small for any model: the curve says mor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -123,8 +122,3 @@ def _calibration(
 
 def _known(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
-
-
-def table_of(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
-    """Rows as a table with `CALIBRATION`."""
-    return pa.Table.from_pylist([dict(row) for row in rows], schema=CALIBRATION)

@@ -8,25 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 from numpy.typing import NDArray
 
 from chexseg_platform import plan
 from chexseg_platform.artifacts import Artifact
 from chexseg_platform.data import geometry, masks
-from chexseg_platform.data.store import content_rectangle
 from chexseg_platform.evaluation import hits
+from chexseg_platform.evaluation.calibration import CALIBRATION, bin_rows
 from chexseg_platform.evaluation.counts import ImageFacts, ImageMasks, count_images
+from chexseg_platform.evaluation.segmenting import Frame, Segmenting, full_masks, to_original
 from chexseg_platform.findings import FINDING_TO_OBSERVATION, FINDINGS
-from chexseg_platform.models.batch import forward_batch
-from chexseg_platform.models.preprocess import Preprocess
-from chexseg_platform.models.segmenter import load_segmenter
-from chexseg_platform.training.segmentation import predict_batch, threshold_tensor
 
 COLUMNS = [
     "image_id", "patient", "split", "view", "projection", "sex", "age", "height", "width", "image",
@@ -55,11 +52,19 @@ class Method:
 
 
 class Said(NamedTuple):
-    """What a method says of an image: finding -> COCO counts at original size (absent: empty),
-    and finding -> pixel of its map's maximum, where it has maps."""
+    """What a method says of an image.
+
+    Attributes:
+        masks: finding -> COCO counts at original size; absent means empty.
+        peaks: finding -> pixel of its map's maximum; None without maps.
+        maps_KSS: probabilities of pixels in the frame; None where it has none.
+        probability: finding -> probability that the image shows it, where it says so.
+    """
 
     masks: dict[str, str]
     peaks: dict[str, tuple[int, int]] | None
+    maps_KSS: NDArray[np.float32] | None = None
+    probability: Mapping[str, float] = MappingProxyType({})
 
 
 class Predictor:
@@ -67,17 +72,13 @@ class Predictor:
 
     def __init__(self, method: Method, dataset: Artifact) -> None:
         self.method, self.size = method, int(dataset.summary["size"])
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if method.source is None or method.source.kind == "pseudolabels":
             return
         files = {
             part.name.rpartition("/")[2]: method.source.read(part.name)
             for part in method.source.parts("checkpoints/00/")
         }
-        model, meta = load_segmenter(files)
-        self.model = model.to(self.device)
-        self.preprocess = Preprocess.from_dict(meta["preprocess"])
-        self.threshold = threshold_tensor(meta["extra"]).numpy()
+        self.segmenting = Segmenting(files, self.size)
 
     def predict(self, rows: Sequence[Mapping[str, Any]], shard: str) -> Iterator[Said | None]:
         """Yield what the method says of each row of a shard; None where it says nothing.
@@ -94,23 +95,13 @@ class Predictor:
             yield from self._segment(rows)
 
     def _segment(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[Said]:
-        batch = forward_batch(self.device, self.size)
-        for start in range(0, len(rows), batch):
-            some = rows[start : start + batch]
-            pixels = b"".join(row["image"] for row in some)
-            grey = np.frombuffer(pixels, np.uint8).reshape(-1, self.size, self.size)
-            content = np.array(
-                [content_rectangle(row["height"], row["width"], self.size) for row in some]
-            )
-            probability = predict_batch(
-                self.model,
-                self.preprocess,
-                torch.from_numpy(grey.copy()).to(self.device),
-                torch.from_numpy(content).to(self.device),
-            ).cpu()
-            for row, maps in zip(some, probability.numpy(), strict=True):
-                box = geometry.Letterbox(row["height"], row["width"], self.size)
-                yield Said(full_masks(maps, self.threshold, box), peaks_of(maps, box))
+        shape = (self.size, self.size)
+        frames = [
+            Frame(np.frombuffer(row["image"], np.uint8).reshape(shape), row["height"], row["width"])
+            for row in rows
+        ]
+        for found in self.segmenting.segment(frames):
+            yield Said(found.masks, found.peaks, found.maps_KSS)
 
     def _pseudo(self, rows: Sequence[Mapping[str, Any]], shard: str) -> Iterator[Said | None]:
         assert self.method.source is not None
@@ -137,42 +128,8 @@ class Predictor:
                 for item in items
                 if item["peak_row"] is not None
             }
-            yield Said(full_masks(small, half, box), peaks)
-
-
-def full_masks(
-    maps_KSS: NDArray[np.float32], threshold_K: NDArray[np.float32], box: geometry.Letterbox
-) -> dict[str, str]:
-    """Bring maps back to an image's original size, cut them, encode what is not empty."""
-    some = np.flatnonzero(maps_KSS.reshape(len(maps_KSS), -1).max(axis=1) >= threshold_K)
-    out = {}
-    for k in some:
-        mask = geometry.restore(maps_KSS[k], box) >= threshold_K[k]
-        if mask.any():
-            out[FINDINGS[k]] = masks.encode(mask)
-    return out
-
-
-def peaks_of(maps_KSS: NDArray[np.float32], box: geometry.Letterbox) -> dict[str, tuple[int, int]]:
-    """Return the original pixel under each map's first maximum within the image."""
-    rows, columns = geometry.content(box)
-    inner = maps_KSS[:, rows, columns]
-    places = inner.reshape(len(inner), -1).argmax(axis=1)
-    return {
-        name: to_original(
-            rows.start + int(place) // inner.shape[2],
-            columns.start + int(place) % inner.shape[2],
-            box,
-        )
-        for name, place in zip(FINDINGS, places, strict=True)
-    }
-
-
-def to_original(row: int, column: int, box: geometry.Letterbox) -> tuple[int, int]:
-    """Return the original pixel under the centre of a frame pixel, kept inside the image."""
-    y = int((row + 0.5 - box.top) * box.height / box.inner_height)
-    x = int((column + 0.5 - box.left) * box.width / box.inner_width)
-    return min(max(y, 0), box.height - 1), min(max(x, 0), box.width - 1)
+            probability = {item["finding"]: item["probability"] for item in items}
+            yield Said(full_masks(small, half, box), peaks, probability=probability)
 
 
 def drawn_of(row: Mapping[str, Any], column: str) -> dict[str, str] | None:
@@ -187,29 +144,68 @@ def drawn_of(row: Mapping[str, Any], column: str) -> dict[str, str] | None:
     return {} if absent else None
 
 
-def count_rows(
-    predictor: Predictor, table: pa.Table, shard: str, split: str
-) -> tuple[pa.Table, pa.Table]:
-    """Count a method on dataset rows: the count table and the predictions."""
+class Counted(NamedTuple):
+    """Tables of a method on some rows: `counts.SCHEMA`, `CALIBRATION` and `PREDICTIONS`."""
+
+    counts: pa.Table
+    calibration: pa.Table
+    predictions: pa.Table
+
+
+def count_rows(predictor: Predictor, table: pa.Table, shard: str, split: str) -> Counted:
+    """Count a method on dataset rows."""
     method = predictor.method
     images: list[ImageMasks] = []
+    binned: list[dict[str, Any]] = []
     predicted: list[dict[str, Any]] = []
     rows = table.to_pylist()
     for row, said in zip(rows, predictor.predict(rows, shard), strict=True):
         if said is None:
             continue
-        prediction, peaks = said
         truth = drawn_of(row, "masks")
-        hits_ = _hits(row, truth, peaks, method.source is None)
         images.append(
             ImageMasks(
-                image=facts_of(row), truth=truth, prediction=prediction, peaks=peaks, hits=hits_
+                image=facts_of(row),
+                truth=truth,
+                prediction=said.masks,
+                peaks=said.peaks,
+                hits=_hits(row, truth, said.peaks, method.source is None),
             )
         )
+        binned += _binned(method, row, said, truth)
         shape = {"image_id": row["image_id"], "height": row["height"], "width": row["width"]}
-        predicted += [{**shape, "finding": f, "counts": prediction.get(f)} for f in FINDINGS]
-    counted = count_images(images, method=method.name, seed=method.seed, split=split)
-    return counted, pa.Table.from_pylist(predicted, schema=PREDICTIONS)
+        predicted += [{**shape, "finding": f, "counts": said.masks.get(f)} for f in FINDINGS]
+    return Counted(
+        count_images(images, method=method.name, seed=method.seed, split=split),
+        pa.Table.from_pylist(binned, schema=CALIBRATION),
+        pa.Table.from_pylist(predicted, schema=PREDICTIONS),
+    )
+
+
+def _binned(
+    method: Method, row: Mapping[str, Any], said: Said, truth: Mapping[str, str] | None
+) -> Iterator[dict[str, Any]]:
+    """Yield rows of the calibration table: of pixels where there are maps, or of the image."""
+    place = {"method": method.name, "seed": method.seed, "image_id": row["image_id"]}
+    place["patient"] = row["patient"]
+    if said.maps_KSS is not None and truth is not None:
+        box = geometry.Letterbox(row["height"], row["width"], said.maps_KSS.shape[-1])
+        inner = geometry.content(box)
+        for finding, map_SS in zip(FINDINGS, said.maps_KSS, strict=True):
+            true = _framed(truth.get(finding), box)
+            for counted in bin_rows(map_SS[inner], true[inner]):
+                yield place | {"unit": "pixel", "finding": finding} | counted
+    for finding, probability in said.probability.items():
+        label = row["labels"][FINDING_TO_OBSERVATION[FINDINGS.index(finding)]]
+        if label in (0, 1) and np.isfinite(probability):
+            for counted in bin_rows(np.array([probability]), np.array([label == 1])):
+                yield place | {"unit": "image", "finding": finding} | counted
+
+
+def _framed(counts: str | None, box: geometry.Letterbox) -> NDArray[np.bool_]:
+    if counts is None:
+        return np.zeros((box.size, box.size), bool)
+    return geometry.letterbox_mask(masks.decode(counts, box.height, box.width), box)
 
 
 def facts_of(row: Mapping[str, Any]) -> ImageFacts:

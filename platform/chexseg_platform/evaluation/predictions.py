@@ -40,22 +40,46 @@ class PredictedImage:
     masks: Mapping[str, str]
 
 
+class PredictionWriter:
+    """Writes a file of this form image by image; `finish` makes it whole.
+
+    Args:
+        stream: of text, empty.
+    """
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self._seen: set[str] = set()
+        stream.write("{")
+
+    def add(self, image: PredictedImage) -> None:
+        """Write one image.
+
+        Raises:
+            BrokenPredictions: when it comes twice or a mask is not of its size.
+        """
+        if image.image_id in self._seen:
+            raise BrokenPredictions(f"Image {image.image_id!r} is predicted twice.")
+        line = f"{json.dumps(image.image_id)}: {json.dumps(_entry(image))}"
+        self._stream.write((",\n" if self._seen else "\n") + line)
+        self._seen.add(image.image_id)
+
+    def finish(self) -> int:
+        """Write the end; return how many images there are."""
+        self._stream.write("\n}\n")
+        return len(self._seen)
+
+
 def write_predictions(stream: IO[str], images: Iterable[PredictedImage]) -> int:
     """Write images one after another; return how many.
 
     Raises:
-        BrokenPredictions: when an image comes twice or a mask is not of its image's size.
+        BrokenPredictions: as `PredictionWriter.add`.
     """
-    seen: set[str] = set()
-    stream.write("{")
+    writer = PredictionWriter(stream)
     for image in images:
-        if image.image_id in seen:
-            raise BrokenPredictions(f"Image {image.image_id!r} is predicted twice.")
-        stream.write(",\n" if seen else "\n")
-        seen.add(image.image_id)
-        stream.write(f"{json.dumps(image.image_id)}: {json.dumps(_entry(image))}")
-    stream.write("\n}\n")
-    return len(seen)
+        writer.add(image)
+    return writer.finish()
 
 
 def _entry(image: PredictedImage) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from chexseg_platform.evaluation.bootstrap import Estimate
+from chexseg_platform.evaluation.calibration import Calibration
 from chexseg_platform.evaluation.comparison import MEAN, SHOWN, Comparison, Gain
 from chexseg_platform.evaluation.iou import SHORT, TITLES
 from chexseg_platform.evaluation.subgroups import SubgroupScore
@@ -290,6 +291,20 @@ def _number(value: float | None) -> str:
     return NOTHING if value is None else f"{value:.3f}"
 
 
+def calibration_text(found: Sequence[Calibration]) -> str:
+    """Expected calibration errors, findings by methods, as plain text."""
+    cells = {(item.finding, item.method): without_zeros(cell(item.error)) for item in found}
+    findings = list(dict.fromkeys(item.finding for item in found))
+    methods = {item.method: item.unit for item in found}
+    rows = [
+        [name, *(cells.get((name, method), NOTHING) for method in methods)] for name in findings
+    ]
+    header = ["Finding", *(f"{method} ({unit}s)" for method, unit in methods.items())]
+    lines = grid(header, rows)
+    title = "Expected calibration error: |claimed - true| in ten bins, weighted by what is in them"
+    return "\n".join([title, lines[0], "─" * max(map(len, lines)), *lines[1:]]) + "\n"
+
+
 def markdown(comparison: Comparison) -> str:
     """The comparison as Markdown: one table a metric, with n beside every number."""
     parts = [_heading(comparison).replace("\n", " ")]
@@ -394,22 +409,23 @@ def _csv_row(
         "subgroup": None,
         "p": None,
         "p_holm": None,
-        **_plain(dataclasses.asdict(estimate)),
+        **plain(dataclasses.asdict(estimate)),
     }
 
 
 def to_json(comparison: Comparison) -> dict[str, Any]:
     """The comparison as JSON values: NaN and infinities become null, tuples lists."""
-    whole = _plain(dataclasses.asdict(comparison))
+    whole = plain(dataclasses.asdict(comparison))
     assert isinstance(whole, dict)
     return whole | {"titles": {metric: TITLES[metric] for metric in comparison.scores}}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Turn what JSON lacks into what it has: NaN and infinities null, tuples lists."""
     if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
+        return {key: plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
+        return [plain(entry) for entry in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

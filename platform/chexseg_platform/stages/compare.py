@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from chexseg_platform import config, overlays, plan, plots
-from chexseg_platform.artifacts import Artifact
+from chexseg_platform.artifacts import Artifact, Draft, Part
 from chexseg_platform.data import geometry, masks
 from chexseg_platform.data.store import index_part
+from chexseg_platform.evaluation.calibration import calibrations
 from chexseg_platform.evaluation.comparison import (
     PSEUDO_LABELS,
     Comparison,
@@ -64,6 +65,7 @@ def compare_methods(
             draft.write("counts.parquet", table),
             *(draft.write(name, content) for name, content in comparison_files(result)),
             draft.write("curves.png", plots.png(_curves(segmenters))),
+            *_calibration(draft, counts_of(evaluations, "calibration"), settings),
         ]
         if settings.overlays:
             sheet = overlay_sheet(whole, result, evaluations, dataset, settings.overlays)
@@ -76,6 +78,19 @@ def compare_methods(
         summary=headline(result),
         timings=timer.seconds,
     )
+
+
+def _calibration(draft: Draft, table: pa.Table, settings: config.Evaluation) -> list[Part]:
+    """Write the calibration's counts, curves and errors; nothing where nothing has probabilities."""
+    if table.num_rows == 0:
+        return []
+    found = calibrations(table, resamples=settings.resamples, seed=settings.seed)
+    return [
+        draft.write("calibration.parquet", table),
+        draft.write_json("calibration.json", [tables.plain(asdict(item)) for item in found]),
+        draft.write("calibration.txt", tables.calibration_text(found).encode()),
+        draft.write("calibration.png", plots.png(plots.reliability(found))),
+    ]
 
 
 def headline(result: Comparison) -> dict[str, Any]:

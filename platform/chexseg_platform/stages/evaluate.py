@@ -57,7 +57,7 @@ def _count(context: Context, todo: Mapping[str, Method], dataset: Artifact, spli
         {"print": print_, "shard": shard}
         for print_ in todo
         for shard in shards
-        if drafts[print_].done(_outputs(shard)[1]) is None
+        if drafts[print_].done(_outputs(shard)[-1]) is None
     ]
     supply, timer = context.connect(), Timer()
     total = len(todo) * len(shards)
@@ -74,9 +74,10 @@ def _holds(dataset: Artifact, part: Part, split: str) -> bool:
     return bool(pc.any(pc.equal(index["split"], split)).as_py())
 
 
-def _outputs(shard: str) -> tuple[str, str]:
+def _outputs(shard: str) -> tuple[str, ...]:
+    """Names of a shard's parts, in the order of `Counted`; the last tells that all are there."""
     number = shard.rpartition("/")[2]
-    return f"counts/{number}", f"predictions/{number}"
+    return f"counts/{number}", f"calibration/{number}", f"predictions/{number}"
 
 
 def _stream(
@@ -125,12 +126,9 @@ class CountShards:
             self.predictor = (print_, Predictor(self.methods[print_], self.dataset))
         table = self.dataset.table(shard, COLUMNS)
         table = table.filter(pc.equal(table["split"], self.split))
-        counts, predictions = count_rows(
-            self.predictor[1], table, shard.rpartition("/")[2], self.split
-        )
-        names = _outputs(shard)
-        self.drafts[print_].write(names[0], counts)
-        self.drafts[print_].write(names[1], predictions)
+        found = count_rows(self.predictor[1], table, shard.rpartition("/")[2], self.split)
+        for name, made in zip(_outputs(shard), found, strict=True):
+            self.drafts[print_].write(name, made)
 
 
 def _publish(
@@ -188,6 +186,6 @@ def methods_of(
     return methods
 
 
-def counts_of(evaluations: Sequence[Artifact]) -> pa.Table:
-    """Return the counts of several methods as one table."""
-    return pa.concat_tables([evaluation.tables("counts/") for evaluation in evaluations])
+def counts_of(evaluations: Sequence[Artifact], of: str = "counts") -> pa.Table:
+    """Return the counts, or the calibration, of several methods as one table."""
+    return pa.concat_tables([evaluation.tables(f"{of}/") for evaluation in evaluations])

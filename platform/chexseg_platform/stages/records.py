@@ -164,7 +164,8 @@ def finish_comparison(
 ) -> None:
     """Log tables, figures and scores with the comparison's own run and with the experiment's."""
     for place in (run, parent):
-        _log_pages(place, comparison, "comparison.txt", "comparison.md", "comparison.csv")
+        texts = ("comparison.txt", "comparison.md", "comparison.csv", "calibration.txt")
+        _log_pages(place, comparison, *texts)
         place.metrics(0, headline_metrics(comparison.summary))
     run.json("comparison.json", comparison.json("comparison.json"))
     _describe(parent, experiment, tables.headline(comparison.json("comparison.json")))
@@ -184,7 +185,8 @@ def finish_sweep(parent: RunRef, experiment: Experiment, sweep: Artifact) -> Non
 def _log_pages(run: RunRef, artifact: Artifact, *texts: str) -> None:
     """Log what a person reads and looks at: the named texts, and every figure."""
     for name in texts:
-        run.text(name, artifact.read(name).decode())
+        if artifact.parts(name):
+            run.text(name, artifact.read(name).decode())
     for part in artifact.parts():
         if part.name.endswith(".png"):
             run.image(part.name, artifact.read(part.name))

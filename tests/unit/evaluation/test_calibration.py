@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
-from chexseg_platform.evaluation.calibration import BINS, bin_rows, calibrations, table_of
+from chexseg_platform.evaluation.calibration import BINS, CALIBRATION, bin_rows, calibrations
 
 WHERE = {"method": "mix", "seed": 0, "unit": "pixel", "finding": "Edema"}
+
+
+def table_of(rows: list[dict]) -> pa.Table:
+    return pa.Table.from_pylist(rows, schema=CALIBRATION)
 
 
 def rows_of(image: int, probability: np.ndarray, truth: np.ndarray) -> list[dict]:

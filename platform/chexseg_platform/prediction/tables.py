@@ -1,0 +1,80 @@
+"""Predictions as tables: one CSV row an image and finding, and CheXlocalize's own JSON."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from chexseg_platform.data.masks import area
+from chexseg_platform.evaluation.predictions import PredictedImage, PredictionWriter
+from chexseg_platform.findings import FINDINGS
+from chexseg_platform.prediction.inputs import Input
+from chexseg_platform.prediction.output import published
+from chexseg_platform.prediction.predicted import Add, Predicted
+
+COLUMNS = (
+    "image", "height", "width", "finding", "threshold", "pixels", "share", "max_probability",
+    "peak_x", "peak_y",
+)  # fmt: skip
+"""`share` is of the image's pixels, 0 to 1; the peak is where the probability is highest."""
+
+
+@contextmanager
+def csv_table(path: Path, thresholds: Mapping[str, float]) -> Iterator[Add]:
+    """Write a row an image and finding, the empty ones too."""
+    with published(path) as partial, _open(partial) as stream:
+        writer = csv.writer(stream)
+        writer.writerow(COLUMNS)
+
+        def add(image: Predicted) -> None:
+            for finding in FINDINGS:
+                writer.writerow(_row(image, finding, thresholds[finding]))
+
+        yield add
+
+
+def _open(path: Path) -> IO[str]:
+    # Names that are no UTF-8 keep their bytes.
+    return path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
+
+
+def _row(image: Predicted, finding: str, threshold: float) -> list[str | int]:
+    counts = image.masks.get(finding)
+    pixels = 0 if counts is None else area(counts, image.height, image.width)
+    y, x = image.peaks[finding]
+    return [
+        image.image_id,
+        image.height,
+        image.width,
+        finding,
+        f"{threshold:.6g}",
+        pixels,
+        f"{pixels / (image.height * image.width):.6f}",
+        f"{image.highest[finding]:.6f}",
+        x,
+        y,
+    ]
+
+
+@contextmanager
+def chexlocalize_file(path: Path) -> Iterator[Add]:
+    """Write one JSON file that CheXlocalize's public scripts read as it is."""
+    with published(path) as partial, partial.open("w", encoding="utf-8") as stream:
+        writer = PredictionWriter(stream)
+
+        def add(image: Predicted) -> None:
+            writer.add(PredictedImage(image.image_id, image.height, image.width, image.masks))
+
+        yield add
+        writer.finish()
+
+
+def write_failures(path: Path, failures: Sequence[tuple[Input, str]]) -> None:
+    """Write the images that failed, each with the reason."""
+    with published(path) as partial, _open(partial) as stream:
+        writer = csv.writer(stream)
+        writer.writerow(("image", "file", "reason"))
+        writer.writerows((item.image_id, item.path, reason) for item, reason in failures)
