@@ -58,7 +58,7 @@ def evaluate(
     predictions: Sequence[str],
     **wishes: Any,
 ) -> None:
-    """Count masks against the experts': an experiment's, or anybody's files.
+    """Count masks against the experts', any files' too.
 
     \b
     An experiment's methods:

@@ -16,6 +16,7 @@ from chexseg_platform import config, overlays, plan, plots
 from chexseg_platform.artifacts import Artifact, Draft, Part
 from chexseg_platform.data import geometry, masks
 from chexseg_platform.data.store import index_part
+from chexseg_platform.evaluation import tables
 from chexseg_platform.evaluation.calibration import calibrations
 from chexseg_platform.evaluation.comparison import (
     PSEUDO_LABELS,
@@ -81,7 +82,7 @@ def compare_methods(
 
 
 def _calibration(draft: Draft, table: pa.Table, settings: config.Evaluation) -> list[Part]:
-    """Write the calibration's counts, curves and errors; nothing where nothing has probabilities."""
+    """Write the calibration's counts, curves and errors; nothing without probabilities."""
     if table.num_rows == 0:
         return []
     found = calibrations(table, resamples=settings.resamples, seed=settings.seed)
