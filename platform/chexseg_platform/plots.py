@@ -224,8 +224,11 @@ def reliability(found: Sequence[Calibration]) -> Figure:
         axes.set_visible(False)
     figure.supxlabel("probability that is claimed", fontsize=8, color=INK)
     figure.supylabel("share that is true", fontsize=8, color=INK)
-    handles = [_handle(name, look(name, index)) for index, name in enumerate(methods)]
-    figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
+    units = {item.method: item.unit for item in found}
+    handles = [
+        _handle(f"{name} ({units[name]}s)", look(name, index)) for index, name in enumerate(methods)
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False, fontsize=8)
     return figure
 
 

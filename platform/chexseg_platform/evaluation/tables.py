@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -67,8 +68,12 @@ def text(comparison: Comparison, *, width: int = 120) -> str:
     blocks += [_radiologist_block(comparison), _pixel_block(comparison)]
     blocks += [_subgroup_block(comparison), _image_block(comparison)]
     if comparison.notes:
-        blocks.append("\n".join(f"Note. {note}" for note in comparison.notes))
+        blocks.append("\n".join(_wrapped(f"Note. {note}", width) for note in comparison.notes))
     return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _wrapped(line: str, width: int) -> str:
+    return textwrap.fill(line, max(width, 60), subsequent_indent="      ", break_long_words=False)
 
 
 def _shown(comparison: Comparison) -> list[str]:
