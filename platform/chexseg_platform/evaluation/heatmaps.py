@@ -51,12 +51,10 @@ class HeatMap:
     Attributes:
         map_hw: float32, of the model's size.
         size: (height, width) of the image, where the file says it.
-        probability: the classifier's, in [0, 1], where the file says it.
     """
 
     map_hw: NDArray[np.float32]
     size: tuple[int, int] | None = None
-    probability: float | None = None
 
 
 def find_heat_maps(folder: str | Path) -> list[tuple[Path, str, str]]:
@@ -137,12 +135,7 @@ def _of_pickle(content: Any, file: Path) -> HeatMap:
     if content.get("cxr_dims") is not None:
         width, height = (int(side) for side in content["cxr_dims"])
         size = height, width
-    probability = content.get("prob")
-    return HeatMap(
-        _plane(content["map"], file),
-        size,
-        None if probability is None else float(np.asarray(probability).reshape(-1)[0]),
-    )
+    return HeatMap(_plane(content["map"], file), size)
 
 
 def _plane(values: Any, file: Path) -> NDArray[np.float32]:
