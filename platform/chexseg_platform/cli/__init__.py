@@ -30,6 +30,7 @@ from chexseg_platform.cli.common import (
     workspace_option,
 )
 from chexseg_platform.cli.data import data
+from chexseg_platform.cli.report import report
 
 
 @click.group(
@@ -113,6 +114,9 @@ def tune(
     click.echo(found.read("sweep.txt").decode())
     click.echo(f"Table and plot: {found.uri}")
     say_where_to_look(workspace, no_tracking)
+
+
+main.add_command(report)
 
 
 @main.command()
