@@ -36,6 +36,12 @@ class Found:
     sweep: Artifact | None = None
 
     @property
+    def prints(self) -> tuple[str, ...]:
+        """The fingerprints of both: the same run, called by two names, has the same."""
+        both = (self.comparison, self.sweep)
+        return tuple(item.fingerprint if item else "" for item in both)
+
+    @property
     def artifact(self) -> Artifact:
         """The one that names it."""
         found = self.comparison or self.sweep
@@ -66,9 +72,9 @@ def find(run: str, workspace: Workspace) -> Found:
 
 def _folder(run: str, _: Workspace) -> Found | None:
     """An artifact's folder: finished, or named as one and not there yet."""
-    place = Storage(run) if "://" in run or Path(run).is_dir() else None
-    if place is None:
+    if "://" not in run and not Path(run).is_dir():
         return None
+    place = Storage(run if "://" in run else Path(run).resolve())
     parts = place.base.rstrip("/").rsplit("/", 2)
     kind, finished = parts[-2] if len(parts) > 1 else "", place.exists("artifact.json")
     if not finished and "://" not in run and kind not in (*KINDS, *OTHERS):

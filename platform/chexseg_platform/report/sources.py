@@ -84,16 +84,20 @@ def _behind_pseudolabels(sources: Sources, workspace: Workspace, print_: str) ->
 
 
 def _behind_sweep(sources: Sources, sweep: Artifact, workspace: Workspace) -> None:
-    """A sweep's trials, by its runs; the artifact itself names no segmenter."""
+    """A sweep's trials, by its runs; the artifact itself names no segmenter.
+
+    A trial is called by its point, though its segmenter may have been an arm's first.
+    """
     print_ = sweep.manifest["inputs"][plan.DATASET]
     sources.dataset = _take(sources, workspace, plan.DATASET, print_, "the dataset")
     above = f"{sweep.fingerprint}/"
     trials = [run for run in tracking.tracked(workspace.uri) if run.key.startswith(above)]
-    for key in sorted(run.key for run in trials if run.stage == "trial"):
+    named = {run.name.removeprefix("trial "): run.key for run in trials if run.stage == "trial"}
+    for name, key in sorted(named.items()):
         segmenter = _take(sources, workspace, plan.SEGMENTER, key[len(above) :], "a trial")
         if segmenter is not None:
-            name = (str(segmenter.summary["arm"]), int(segmenter.seed or 0))
-            sources.segmenters.setdefault(name, segmenter)
+            point = name.removesuffix(f" seed {segmenter.seed}")
+            sources.segmenters[point, int(segmenter.seed or 0)] = segmenter
     prints = {s.manifest["inputs"].get(plan.PSEUDOLABELS) for s in sources.segmenters.values()}
     for print_ in sorted(print_ for print_ in prints if print_):
         _behind_pseudolabels(sources, workspace, print_)

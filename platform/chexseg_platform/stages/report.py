@@ -50,8 +50,8 @@ def report(workspace: Workspace, runs: Sequence[str], out: Path, *, maps: bool =
         NotWritable: if the page cannot be written there.
     """
     page.check(out)
-    found = [find(run, workspace) for run in dict.fromkeys(runs)]
-    page.write(page_of(found, maps=maps), out)
+    found = {item.prints: item for item in (find(run, workspace) for run in runs)}
+    page.write(page_of(list(found.values()), maps=maps), out)
     return out
 
 
