@@ -99,11 +99,10 @@ def curves(
             NaN interrupts a line.
     """
     figure, panels = new_figure(1, max(len(series), 1), 4.2, 3.0)
-    names = list(dict.fromkeys(name for lines in series.values() for name in lines))
+    styles = _line_looks([name for lines in series.values() for name in lines])
     for axes, (metric, lines) in zip(panels, series.items(), strict=False):
         for name, (x, y) in lines.items():
-            # Seeds of an arm look alike, as the arm does in every other figure.
-            style = look(name.partition(", seed ")[0], names.index(name))
+            style = styles[name]
             marker = style.marker if len(x) <= 30 else ""
             axes.plot(x, y, style.line, color=style.colour, marker=marker, ms=3.5, label=name)
         _tidy(axes, metric, x_label, "")
@@ -112,6 +111,18 @@ def curves(
             axes.legend(frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=11, color=INK)
     return figure
+
+
+def _line_looks(names: Sequence[str]) -> dict[str, Look]:
+    """A look a line: seeds of an arm look alike, as the arm does in every other figure.
+
+    Lines of other names take the looks that are free, so that nine can be told apart.
+    """
+    arms = {name: name.partition(", seed ")[0] for name in names}
+    free = [*OTHERS, *(style for name, style in LOOKS.items() if name not in arms.values())]
+    others = [arm for arm in dict.fromkeys(arms.values()) if arm not in LOOKS]
+    taken = {arm: free[place % len(free)] for place, arm in enumerate(others)}
+    return {name: LOOKS.get(arm) or taken[arm] for name, arm in arms.items()}
 
 
 Line = tuple[list[float], list[float]]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 EVEN = 'vector-effect="non-scaling-stroke"'
-HEAT_SIDE = 160
+HEAT_SIDE = 112
 """Longest side of a heat map's picture: maps are smooth."""
 
 
