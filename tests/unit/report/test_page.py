@@ -38,6 +38,8 @@ class Reader(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, {name: value or "" for name, value in attrs}))
+        if tag == "li":
+            assert self.open[-1] in ("ul", "ol")
         if tag not in VOID:
             self.open.append(tag)
 
