@@ -29,6 +29,7 @@ demo: $(READY)
 	$(BIN)/chexseg-platform tune experiments/demo.yaml --workspace workspace
 	@echo
 	@echo "Next:"
+	@echo "  $(BIN)/chexseg-platform report demo        all of it on one HTML page, report.html"
 	@echo "  $(BIN)/chexseg-platform ui                 every run, curve, table and overlay in MLflow"
 	@echo "  ls workspace/comparison/*/parts          the comparison's tables and pictures"
 	@echo "  $(BIN)/chexseg-platform config show experiments/demo.yaml"

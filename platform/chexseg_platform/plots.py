@@ -14,7 +14,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import matplotlib
 import numpy as np
@@ -35,7 +35,7 @@ from chexseg_platform.evaluation.comparison import (
     PSEUDO_LABELS,
     PSEUDO_ONLY,
     RADIOLOGISTS,
-    Comparison,
+    Roles,
 )
 from chexseg_platform.evaluation.iou import SHORT, TITLES
 
@@ -100,10 +100,10 @@ def curves(
             NaN interrupts a line.
     """
     figure, panels = new_figure(1, max(len(series), 1), 4.2, 3.0)
-    names = list(dict.fromkeys(name for lines in series.values() for name in lines))
+    styles = _line_looks([name for lines in series.values() for name in lines])
     for axes, (metric, lines) in zip(panels, series.items(), strict=False):
         for name, (x, y) in lines.items():
-            style = look(name, names.index(name))
+            style = styles[name]
             marker = style.marker if len(x) <= 30 else ""
             axes.plot(x, y, style.line, color=style.colour, marker=marker, ms=3.5, label=name)
         _tidy(axes, metric, x_label, "")
@@ -112,6 +112,43 @@ def curves(
             axes.legend(frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=11, color=INK)
     return figure
+
+
+def _line_looks(names: Sequence[str]) -> dict[str, Look]:
+    """A look a line: seeds of an arm look alike, as the arm does in every other figure.
+
+    Lines of other names take the looks that are free, so that nine can be told apart.
+    """
+    arms = {name: name.partition(", seed ")[0] for name in names}
+    free = [*OTHERS, *(style for name, style in LOOKS.items() if name not in arms.values())]
+    others = [arm for arm in dict.fromkeys(arms.values()) if arm not in LOOKS]
+    taken = {arm: free[place % len(free)] for place, arm in enumerate(others)}
+    return {name: LOOKS.get(arm) or taken[arm] for name, arm in arms.items()}
+
+
+Line = tuple[list[float], list[float]]
+
+
+def training_series(
+    histories: Sequence[tuple[str, int, Sequence[Mapping[str, float]]]],
+) -> dict[str, dict[str, Line]]:
+    """Loss and validation mIoU of segmenters as `curves` takes them.
+
+    Args:
+        histories: arm, seed and history of each training. Of more than eight, the first of each
+            arm alone is drawn.
+    """
+    loss: dict[str, Line] = {}
+    miou: dict[str, Line] = {}
+    for arm, seed, history in histories:
+        name = f"{arm}, seed {seed}" if len(histories) <= 8 else arm
+        if name in loss:
+            continue
+        epochs = [row["epoch"] for row in history]
+        loss[name] = (epochs, [row["loss"] for row in history])
+        if any("miou" in row for row in history):
+            miou[name] = (epochs, [row.get("miou", math.nan) for row in history])
+    return {"training loss": loss} | ({"validation mIoU": miou} if miou else {})
 
 
 def mix_ratio(
@@ -169,7 +206,33 @@ def mix_ratio(
     return figure
 
 
-def forest(comparison: Comparison, metric: str = "iou_union") -> Figure:
+class Scored(Protocol):
+    """Estimates of a method under a metric, the mean last."""
+
+    @property
+    def findings(self) -> Sequence[Estimate]: ...
+
+
+class Compared(Protocol):
+    """What a forest plot needs of a comparison, computed or read from its JSON."""
+
+    @property
+    def roles(self) -> Roles: ...
+    @property
+    def findings(self) -> Sequence[str]: ...
+    @property
+    def methods(self) -> Sequence[str]: ...
+    @property
+    def truth_images(self) -> Sequence[int]: ...
+    @property
+    def cluster(self) -> str: ...
+    @property
+    def level(self) -> float: ...
+    @property
+    def scores(self) -> Mapping[str, Mapping[str, Scored]]: ...
+
+
+def forest(comparison: Compared, metric: str = "iou_union") -> Figure:
     """Every method's value and interval, finding by finding, radiologists as a grey band."""
     scores = comparison.scores[metric]
     readers = comparison.roles.readers

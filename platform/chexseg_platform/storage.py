@@ -81,7 +81,7 @@ class Storage:
         path = self.path(key)
         self.fs.create_dir(path.rpartition("/")[0], recursive=True)
         if self.local:
-            return _write_local(Path(path), data, replace)
+            return write_local(Path(path), data, replace)
         if not replace and self.exists(key):
             return False
         with self.fs.open_output_stream(path) as stream:
@@ -104,7 +104,8 @@ class Storage:
         return sorted(info.base_name for info in infos if info.type == pafs.FileType.Directory)
 
 
-def _write_local(path: Path, data: bytes, replace: bool) -> bool:
+def write_local(path: Path, data: bytes, replace: bool = True) -> bool:
+    """Write a whole file, as `Storage.write` does on a local disk, under any name."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         with open(temporary, "xb") as stream:

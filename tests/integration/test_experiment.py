@@ -90,6 +90,11 @@ def test_the_parent_shows_the_comparison(finished: Any) -> None:
     files = {file.path for file in client.list_artifacts(parent.info.run_id)}
     assert {"comparison.md", "comparison.csv", "forest.png", "curves.png", "overlays.png"} <= files
     assert {f"mIoU C/{method}" for method in METHODS} <= set(parent.data.metrics)
+    assert "report.html" in files
+    page = client.download_artifacts(parent.info.run_id, "report.html")
+    text = Path(page).read_text()
+    assert f"runs/{parent.info.run_id}" in text
+    assert "Cases: best, median and worst" in text
     note = parent.data.tags["mlflow.note.content"]
     assert all(f"| {method} |" in note for method in METHODS), note
 

@@ -79,6 +79,22 @@ def test_replay_says_why_records_wait_and_fails(
     assert (result.exit_code, result.output) == (0, "first: all sent\nsecond: all sent\n")
 
 
+def test_a_report_of_no_run_is_one_sentence(tmp_path: Path) -> None:
+    out, workspace = tmp_path / "page.html", tmp_path / "w"
+    result = CliRunner().invoke(main, ["report", "demo", "-o", str(out), "-w", str(workspace)])
+    assert result.exit_code == 1
+    assert result.output == (
+        f"Error: there is no run 'demo' in the workspace {workspace} (no experiment was tracked in "
+        "it). Give an experiment's name, the folder of a comparison or sweep, or an MLflow run's "
+        "id.\n"
+    )
+    assert not out.exists()
+    assert not workspace.exists()
+    result = CliRunner().invoke(main, ["report", "demo", "-o", str(tmp_path / "no" / "page.html")])
+    assert "is not there: make it, or choose another -o" in result.output
+    assert CliRunner().invoke(main, ["report"]).exit_code == 2
+
+
 def test_an_error_is_one_sentence_and_no_traceback(experiment: Path) -> None:
     result = CliRunner().invoke(main, ["config", "show", str(experiment), "--set", "segmenter.l=1"])
     assert result.exit_code == 1

@@ -69,6 +69,17 @@ def test_curves_draw_what_they_are_given() -> None:
     assert png(curves({}))
 
 
+def test_lines_of_arms_look_like_them_and_nine_others_differ() -> None:
+    def looks(*names: str) -> list[tuple[str, str]]:
+        panel = curves({"loss": {name: ([1, 2], [2, 1]) for name in names}}).axes[0]
+        return [(line.get_color(), line.get_marker()) for line in panel.lines]
+
+    mix = (LOOKS["mix"].colour, LOOKS["mix"].marker)
+    assert looks("other", "mix, seed 0", "mix, seed 3")[1:] == [mix, mix]
+    assert len(set(looks(*(f"p {number}, seed 0" for number in range(9))))) == 9
+    assert len(set(looks("mix", "p 1", "p 2", "p 3", "p 4", "p 5"))) == 6
+
+
 def test_ratios_are_drawn_in_order_with_a_point_a_seed() -> None:
     figure = mix_ratio(
         [0.9, 0.0, 0.5],

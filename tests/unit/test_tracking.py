@@ -329,6 +329,46 @@ def test_the_pages_open_on_the_experiment_that_ran_last(stores: Path, tmp_path: 
     assert pages.first_page(default_uri(tmp_path)).startswith("/#/experiments?")
 
 
+def test_runs_are_told_from_journals_and_their_pages_from_the_store(stores: Path) -> None:
+    log_stage(stores, "linked", range(1))
+    told = [run for run in tracking.tracked(stores) if run.experiment == "linked"]
+    assert [(run.key, run.name, run.stage) for run in told] == [
+        ("whole", "linked", ""), ("stage", "segment", ""),
+    ]  # fmt: skip
+    assert told[0].time >= told[1].time
+    found = {p.key: p for p in tracking.run_pages(stores) if p.experiment == "linked"}
+    for run in runs_of(stores, "linked"):
+        page, number = found[run.data.tags["chexseg.key"]], run.info.experiment_id
+        assert page.run_id == run.info.run_id
+        here = f"http://127.0.0.1:5000/#/experiments/{number}/runs/{run.info.run_id}"
+        assert page.url == here
+
+
+def test_looking_for_pages_makes_no_store_and_waits_for_no_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert tracking.run_pages(tmp_path) == []
+    assert tracking.tracked(tmp_path) == []
+    Journal(tmp_path / "tracking" / "one", "one").close()
+    assert tracking.run_pages(tmp_path) == []
+    assert not (tmp_path / "mlflow").exists()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
+    with pytest.raises(tracking.StoreAway, match=r"^http://127\.0\.0\.1:9 does not answer"):
+        tracking.run_pages(tmp_path)
+
+
+def test_a_journal_is_read_while_another_process_writes_it(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "tracking" / "one", "one")
+    journal.append("run", run="k", name="n", parent=None, tags={"stage": "trial"}, params={})
+    path = tmp_path / "tracking" / "one" / "journal.jsonl"
+    with path.open("a") as stream:
+        stream.write('{"id": 2, "cut')
+    before = path.read_bytes()
+    assert [(run.key, run.stage) for run in tracking.tracked(tmp_path)] == [("k", "trial")]
+    assert path.read_bytes() == before
+    journal.close()
+
+
 def test_a_taken_port_is_told(stores: Path) -> None:
     log_stage(stores, "newest", range(1))
     taken = socket.create_server(("127.0.0.1", 0))

@@ -33,6 +33,7 @@ from chexseg_platform.cli.common import (
 from chexseg_platform.cli.data import data
 from chexseg_platform.cli.evaluate import evaluate
 from chexseg_platform.cli.predict import predict
+from chexseg_platform.cli.report import report
 
 
 @click.group(
@@ -116,6 +117,9 @@ def tune(
     click.echo(found.read("sweep.txt").decode())
     click.echo(f"Table and plot: {found.uri}")
     say_where_to_look(workspace, no_tracking)
+
+
+main.add_command(report)
 
 
 @main.command()

@@ -208,7 +208,7 @@ def _ordered(methods: Sequence[str]) -> tuple[str, ...]:
 def _truth_patients(cube: CountCube) -> tuple[int, ...]:
     present = (cube.known & (cube.truth > 0)).any(axis=0)
     patients = np.array(cube.patients)
-    return tuple(len(set(patients[shown])) for shown in present.T)
+    return tuple(len(set(patients[present[:, k]])) for k in range(len(cube.findings)))
 
 
 def _measured(cube: CountCube) -> tuple[str, ...]:

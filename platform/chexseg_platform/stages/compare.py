@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from chexseg_platform import config, overlays, plan, plots
 from chexseg_platform.artifacts import Artifact, Draft, Part
-from chexseg_platform.data import geometry, masks
-from chexseg_platform.data.store import index_part
+from chexseg_platform.data import masks
+from chexseg_platform.data.pictures import framed_mask, pictures_of
 from chexseg_platform.evaluation import tables
 from chexseg_platform.evaluation.calibration import calibrations
 from chexseg_platform.evaluation.comparison import (
@@ -76,7 +73,7 @@ def compare_methods(
         config=settings.model_dump(),
         inputs={f"evaluation {e.fingerprint[:8]}": e.fingerprint for e in evaluations},
         seed=settings.seed,
-        summary=headline(result),
+        summary={"experiment": experiment.name, **headline(result)},
         timings=timer.seconds,
     )
 
@@ -110,19 +107,8 @@ def headline(result: Comparison) -> dict[str, Any]:
 
 def _curves(segmenters: Sequence[tuple[str, int, Artifact]]) -> Any:
     """Loss and validation mIoU of every training, a line each."""
-    loss: dict[str, tuple[list[float], list[float]]] = {}
-    miou: dict[str, tuple[list[float], list[float]]] = {}
-    for arm, seed, artifact in segmenters:
-        history = json.loads(artifact.read("history.json"))
-        name = f"{arm}, seed {seed}" if len(segmenters) <= 8 else arm
-        if name in loss:
-            continue
-        epochs = [row["epoch"] for row in history]
-        loss[name] = (epochs, [row["loss"] for row in history])
-        if any("miou" in row for row in history):
-            miou[name] = (epochs, [row.get("miou", np.nan) for row in history])
-    series = {"training loss": loss} | ({"validation mIoU": miou} if miou else {})
-    return plots.curves(series, title="Segmenters")
+    histories = [(arm, seed, item.json("history.json")) for arm, seed, item in segmenters]
+    return plots.curves(plots.training_series(histories), title="Segmenters")
 
 
 def overlay_sheet(
@@ -134,18 +120,19 @@ def overlay_sheet(
 ) -> Any:
     """Draw cases from best to worst under the proposed method, evenly spaced in rank."""
     chosen = cases(whole, result.roles.proposed, count)
-    pictures = _images(dataset, [image_id for image_id, _, _ in chosen])
+    pictures = pictures_of(dataset, [image_id for image_id, _, _ in chosen])
     shown = first_of_each(evaluations)
     predicted = {name: e.tables("predictions/") for name, e in shown.items()}
     rows = []
     for image_id, finding, score in chosen:
-        image, box, truth = pictures[image_id]
+        seen = pictures[image_id]
         drawn = {
-            method: _small(table, image_id, finding, box) for method, table in predicted.items()
+            method: framed_mask(table, image_id, finding, seen.box)
+            for method, table in predicted.items()
         }
-        expert = masks.decode(truth[finding], box.size, box.size)
+        expert = masks.decode(seen.truth[finding], seen.box.size, seen.box.size)
         title = f"{finding}\nIoU {score:.2f}  {image_id.split('_')[0]}"
-        rows.append(overlays.Case(title, image, expert, drawn))
+        rows.append(overlays.Case(title, seen.image, expert, drawn))
     return overlays.contact_sheet(
         rows, title=f"From best to worst IoU of {result.roles.proposed}, evenly spaced in rank"
     )
@@ -173,37 +160,3 @@ def cases(whole: CountCube, method: str, count: int) -> list[tuple[str, str, flo
         (whole.image_ids[drawn[i][0]], whole.findings[drawn[i][1]], float(iou[i]))
         for i in order[places]
     ]
-
-
-Picture = tuple[NDArray[np.uint8], geometry.Letterbox, dict[str, str]]
-
-
-def _images(dataset: Artifact, wanted: Sequence[str]) -> dict[str, Picture]:
-    """Read some images in their frame, with their boxes and small expert masks."""
-    size, found = int(dataset.summary["size"]), dict[str, Picture]()
-    ids = pa.array(list(wanted), pa.string())
-    for part in dataset.parts("rows/"):
-        columns = ["image_id", "height", "width", "small_masks"]
-        index = index_part(dataset, part.name, columns)
-        mine = pc.is_in(index["image_id"], ids)
-        if not pc.any(mine).as_py():
-            continue
-        images = dataset.table(part.name, ["image"]).filter(mine)["image"].to_pylist()
-        for row, pixels in zip(index.filter(mine).to_pylist(), images, strict=True):
-            image = np.frombuffer(pixels, np.uint8).reshape(size, size)
-            box = geometry.Letterbox(row["height"], row["width"], size)
-            truth = {item["finding"]: item["counts"] for item in row["small_masks"] or []}
-            found[row["image_id"]] = (image, box, truth)
-    return found
-
-
-def _small(
-    table: pa.Table, image_id: str, finding: str, box: geometry.Letterbox
-) -> NDArray[np.bool_]:
-    rows = table.filter(
-        pc.and_(pc.equal(table["image_id"], image_id), pc.equal(table["finding"], finding))
-    )
-    counts = rows["counts"][0].as_py() if rows.num_rows else None
-    if counts is None:
-        return np.zeros((box.size, box.size), dtype=bool)
-    return geometry.letterbox_mask(masks.decode(counts, box.height, box.width), box)

@@ -21,6 +21,7 @@ from chexseg_platform.stages.explain import Models, draw_pages, explain
 from chexseg_platform.stages.explained import describe_localization, describe_peaks
 from chexseg_platform.stages.ingest import ingest
 from chexseg_platform.stages.refine import make_boundary
+from chexseg_platform.stages.report import report_of_run
 from chexseg_platform.stages.segment import Experts, Inputs, experts_of, segment
 from chexseg_platform.tracking import RunRef, Tracker
 
@@ -145,6 +146,7 @@ def run(
         context, experiment, chain.comparison, evaluations, named, made.dataset
     )
     records.finish_comparison(run_, parent, experiment, comparison)
+    report_of_run(context, experiment.name, comparison, parent, say)
     parent.finish()
     return comparison
 

@@ -134,7 +134,12 @@ def _sweep(
         parts,
         config=settings.model_dump(),
         inputs={"dataset": made[trials[0].pseudolabels].dataset.fingerprint},
-        summary={"winner": best, "trials": len(outcomes), "finished": len(finished)},
+        summary={
+            "experiment": experiment.name,
+            "winner": best,
+            "trials": len(outcomes),
+            "finished": len(finished),
+        },
     )
 
 

@@ -221,7 +221,7 @@ class Sender:
                 self._experiment = found.experiment_id
                 if found.lifecycle_stage == "deleted":
                     client.restore_experiment(self._experiment)
-        self._runs = self._known_runs(client)
+        self._runs = known_runs(client, self._experiment, self._journal.identity)
         sent = self._journal.records[: self._cursor.next]
         if any(record["kind"] == "run" and record["run"] not in self._runs for record in sent):
             self._cursor.move(0)
@@ -240,23 +240,6 @@ class Sender:
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(file.with_suffix(".lock"), timeout=30):
             yield
-
-    def _known_runs(self, client: Any) -> dict[str, str]:
-        from mlflow.entities import ViewType
-
-        runs: dict[str, str] = {}
-        token = None
-        while True:
-            page = client.search_runs(
-                [self._experiment],
-                f"tags.`{JOURNAL_TAG}` = '{self._journal.identity}'",
-                run_view_type=ViewType.ALL,
-                page_token=token,
-            )
-            runs |= {run.data.tags[KEY_TAG]: run.info.run_id for run in page}
-            token = page.token
-            if not token:
-                return runs
 
     def _run(self, record: Record) -> None:
         tags = dict(record["tags"])
@@ -354,6 +337,31 @@ class Sender:
         if not path.exists():
             raise Unsendable(f"{path} is gone")
         return path
+
+
+def known_runs(client: Any, experiment: str, journal: str) -> dict[str, str]:
+    """Ids of the runs that a store holds of a journal, by key.
+
+    Args:
+        client: MLflow's.
+        experiment: MLflow's id of it.
+        journal: the journal's identity.
+    """
+    from mlflow.entities import ViewType
+
+    runs: dict[str, str] = {}
+    token = None
+    while True:
+        page = client.search_runs(
+            [experiment],
+            f"tags.`{JOURNAL_TAG}` = '{journal}'",
+            run_view_type=ViewType.ALL,
+            page_token=token,
+        )
+        runs |= {run.data.tags[KEY_TAG]: run.info.run_id for run in page}
+        token = page.token
+        if not token:
+            return runs
 
 
 def _line(error: Exception) -> str:

@@ -1,0 +1,210 @@
+"""What a comparison's numbers become on the page: headline cards, means, and the table of all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from chexseg_platform.evaluation.bootstrap import Estimate
+from chexseg_platform.evaluation.comparison import EXPERT_ONLY, MEAN, PSEUDO_ONLY
+from chexseg_platform.evaluation.tables import NOTHING, cell, percent_cell
+from chexseg_platform.report.content import Content, Gain, estimate, is_estimate, short
+
+IOUS = ("iou_present", "iou_union", "iou_pooled")
+RULES = {
+    "mean": "upper end of its interval at or above their mean",
+    "interval": "upper end of its interval at or above the lower end of theirs",
+    "paired": "interval of the paired difference reaches 0",
+}
+PAPER = {EXPERT_ONLY: "+9.7 %", PSEUDO_ONLY: "+73.1 %", "gap": "57.2 %", "reached": "3 of 10"}
+"""What CheXseg reports, of DenseNet-121 and DeepLabV3+ on CheXpert and CheXlocalize."""
+MOST_FURTHER = 400
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number as it is shown, and by what it is sorted."""
+
+    value: str
+    interval: str = ""
+    note: str = ""
+    sort: str = ""
+
+
+@dataclass(frozen=True)
+class Card:
+    """One headline figure.
+
+    Attributes:
+        title: what it is.
+        about: the same in a sentence.
+        rows: (label, numbers), a row a metric.
+        paper: what CheXseg reports.
+        columns: what each number of a row is, where there are several; with what it means.
+    """
+
+    title: str
+    about: str
+    rows: Sequence[tuple[str, list[Cell]]]
+    paper: str = ""
+    columns: Sequence[tuple[str, str]] = ()
+
+    @property
+    def figures(self) -> dict[str, Cell]:
+        """Every number by one label."""
+        names = [f", by {column}" for column, _ in self.columns] or [""]
+        return {
+            label + name: found
+            for label, cells in self.rows
+            for name, found in zip(names, cells, strict=True)
+        }
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table of all numbers: a method and a finding, a cell a metric."""
+
+    method: str
+    finding: str
+    images: int | None
+    cells: Sequence[Cell]
+    mean: bool
+
+
+@dataclass(frozen=True)
+class Further:
+    """A part of the file that the page has no place for: names and values, as they are."""
+
+    title: str
+    rows: list[tuple[str, Cell]] = field(default_factory=list)
+    cut: int = 0
+
+
+def number(found: Estimate, *, sign: bool = False, percent: bool = False) -> Cell:
+    """Return a value and its interval apart, "0.312" and "[0.28, 0.34]"."""
+    text = percent_cell(found, sign=sign) if percent else cell(found)
+    value, _, ends = text.partition(" [")
+    behind = "" if found.images is None else f"n = {found.images:.0f}"
+    known = "" if math.isnan(found.value) else f"{found.value:.6g}"
+    return Cell(
+        value.replace("-", "−"), f"[{ends}".replace("-", "−") if ends else "", behind, known
+    )
+
+
+def cards(content: Content) -> list[Card]:
+    """Return the headline figures that the comparison holds, in the paper's order."""
+    shown = [metric for metric in IOUS if metric in content.scores]
+    made = [_gain_card(content, name, shown) for name in _references(content, shown)]
+    if any(metric in content.gap_closed for metric in shown):
+        made.append(_gap_card(content, [m for m in shown if m in content.gap_closed]))
+    if any(content.reached.get(metric) for metric in shown):
+        made.append(_reached_card(content, shown))
+    return made
+
+
+def _references(content: Content, metrics: Sequence[str]) -> list[str]:
+    """Methods to be gained over: the paper's two first, readers left to the other cards."""
+    names = [g.reference for m in metrics[:1] for g in content.gains.get(m, ())]
+    first = [name for name in (EXPERT_ONLY, PSEUDO_ONLY) if name in names]
+    others = [name for name in names if name not in (*first, content.roles.readers)]
+    return [*first, *others]
+
+
+def _gain_card(content: Content, reference: str, metrics: Sequence[str]) -> Card:
+    rows = []
+    for metric in metrics:
+        gain = next((g for g in content.gains[metric] if g.reference == reference), None)
+        if gain is not None:
+            found = number(gain.relative[-1], sign=True, percent=True)
+            rows.append((short(metric), [Cell(found.value, found.interval, _tested(gain))]))
+    about = f"How much higher the mean over findings of {content.roles.proposed} is, in per cent."
+    return Card(f"Gain over {reference}", about, rows, PAPER.get(reference, ""))
+
+
+def _gap_card(content: Content, metrics: Sequence[str]) -> Card:
+    weak, rows = content.roles.weak, []
+    for metric in metrics:
+        rows.append((short(metric), [number(content.gap_closed[metric], percent=True)]))
+    about = f"The part of the way to the {content.roles.readers} that {content.roles.proposed} has "
+    # From pseudo-masks themselves to radiologists is another way than the paper's.
+    paper = PAPER["gap"] if weak == PSEUDO_ONLY else ""
+    return Card(f"Gap from {weak} closed", f"{about}gone.", rows, paper)
+
+
+def _tested(gain: Gain) -> str:
+    names = {"p": "p", "p_adjusted": "adjusted p"}
+    return ", ".join(f"{names[name]} = {value:.3g}" for name, value in gain.tests.items())
+
+
+def _reached_card(content: Content, metrics: Sequence[str]) -> Card:
+    known = dict.fromkeys(how for metric in metrics for how in content.reached.get(metric, {}))
+    whole = len(content.findings)
+    rows = []
+    for metric in metrics:
+        found = [content.reached.get(metric, {}).get(how, ()) for how in known]
+        cells = [Cell(f"{len(names)} of {whole}", "", ", ".join(names)) for names in found]
+        rows.append((short(metric), cells))
+    about = (
+        f"On how many findings {content.roles.proposed} reaches the {content.roles.readers}, by "
+        "three readings of an interval. A wide interval reaches anything."
+    )
+    columns = [(how, RULES.get(how, "")) for how in known]
+    return Card(f"Reaches the {content.roles.readers}", about, rows, PAPER["reached"], columns)
+
+
+def means(content: Content) -> list[tuple[str, list[Cell], list[str]]]:
+    """Return (method, mean under each metric, spread over seeds under each), a row a method."""
+    rows = []
+    for method in content.methods:
+        mine = [by_method.get(method) for by_method in content.scores.values()]
+        found = [number(s.findings[-1]) if s else Cell(NOTHING) for s in mine]
+        spread = ["" if s is None or s.seed_sd is None else f"± {s.seed_sd:.3f}" for s in mine]
+        rows.append((method, found, spread))
+    return rows
+
+
+def all_rows(content: Content) -> list[Row]:
+    """Return every score: a row a method and finding, the means first."""
+    names = [*zip(content.findings, content.truth_images, strict=True), (MEAN, None)]
+    places = [len(names) - 1, *range(len(names) - 1)]
+    return [
+        Row(method, names[place][0], names[place][1], _cells(content, method, place), not order)
+        for order, place in enumerate(places)
+        for method in content.methods
+    ]
+
+
+def _cells(content: Content, method: str, place: int) -> list[Cell]:
+    scores = [by_method.get(method) for by_method in content.scores.values()]
+    return [number(s.findings[place]) if s else Cell(NOTHING) for s in scores]
+
+
+def further(content: Content) -> list[Further]:
+    """Return what else the file holds, name by name."""
+    tables = []
+    for name, value in content.further.items():
+        rows = list(_flat(value, ()))
+        title = name.replace("_", " ").capitalize()
+        if rows:
+            tables.append(Further(title, rows[:MOST_FURTHER], max(len(rows) - MOST_FURTHER, 0)))
+    return tables
+
+
+def _flat(value: Any, place: tuple[str, ...]) -> Iterator[tuple[str, Cell]]:
+    if is_estimate(value):
+        yield " / ".join(place), number(estimate(value))
+    elif isinstance(value, Mapping):
+        for key, entry in value.items():
+            yield from _flat(entry, (*place, str(key)))
+    elif isinstance(value, list) and any(isinstance(entry, (Mapping, list)) for entry in value):
+        for index, entry in enumerate(value, start=1):
+            yield from _flat(entry, (*place, str(index)))
+    elif value is not None:
+        shown = ", ".join(map(_plain, value)) if isinstance(value, list) else _plain(value)
+        yield " / ".join(place) or "value", Cell(shown)
+
+
+def _plain(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
