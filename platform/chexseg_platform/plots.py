@@ -37,7 +37,7 @@ from chexseg_platform.evaluation.comparison import (
     RADIOLOGISTS,
     Roles,
 )
-from chexseg_platform.evaluation.iou import SHORT, TITLES
+from chexseg_platform.evaluation.metrics import SHORT, TITLES
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from chexseg_platform.data.phantom import write_phantom
 from chexseg_platform.evaluation.bootstrap import interval, replicate, resampling
 from chexseg_platform.evaluation.comparison import compare as compare_methods
 from chexseg_platform.evaluation.counts import TRAITS, CountCube
-from chexseg_platform.evaluation.iou import METRICS, Terms, ratio
+from chexseg_platform.evaluation.metrics import METRICS, Terms, ratio
 from chexseg_platform.findings import CHEXLOCALIZE_NAMES, FINDINGS
 from chexseg_platform.models.batch import forward_batch
 from chexseg_platform.training.batches import chunks, content_tensor, image_tensor

@@ -35,7 +35,7 @@ from chexseg_platform.evaluation.bootstrap import (
     with_mean,
 )
 from chexseg_platform.evaluation.counts import CountCube
-from chexseg_platform.evaluation.iou import LESS_IS_BETTER, ratio
+from chexseg_platform.evaluation.metrics import LESS_IS_BETTER, ratio
 
 Reach = Literal["mean", "interval", "paired"]
 

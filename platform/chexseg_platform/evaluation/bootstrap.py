@@ -3,7 +3,7 @@
 A resample draws clusters with replacement: patients, since two views of one patient are not two
 independent observations, or images, as CheXlocalize's own evaluation does. Drawing is a vector
 of whole-number weights, one a cluster; and as every metric is a ratio of two sums over images
-(`iou.py`), all resamples of it are two matrix products and a division, without a loop:
+(`metrics.py`), all resamples of it are two matrix products and a division, without a loop:
 
     value[b] = (weights[b] @ numerator) / (weights[b] @ denominator)
 
@@ -24,7 +24,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from chexseg_platform.evaluation.counts import CountCube
-from chexseg_platform.evaluation.iou import METRICS, Terms, mean_defined, ratio
+from chexseg_platform.evaluation.metrics import METRICS, Terms, mean_defined, ratio
 from chexseg_platform.evaluation.significance import p_values
 
 Cluster = Literal["patient", "image"]
@@ -106,7 +106,7 @@ def replicates(cube: CountCube, metric: str, draws: Resampling) -> np.ndarray:
     """A metric of each method, seeds averaged: float64 (1 + B, M, K), row 0 the data.
 
     A resample without an image on which the truth shows a finding says nothing of it, whatever a
-    method draws (rule 5 of `iou.py`): NaN for every method alike.
+    method draws (rule 5 of `metrics.py`): NaN for every method alike.
     """
     values = replicate(METRICS[metric](cube), draws)
     means = [mean_defined(values[:, _runs_of(cube, name)], axis=1) for name in cube.methods]

@@ -19,7 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from chexseg_platform.evaluation.bootstrap import Estimate, estimates, weights_of
-from chexseg_platform.evaluation.iou import ratio
+from chexseg_platform.evaluation.metrics import ratio
 
 BINS = 10
 CALIBRATION = pa.schema(

@@ -26,7 +26,7 @@ from chexseg_platform.evaluation.bootstrap import (
     with_mean,
 )
 from chexseg_platform.evaluation.counts import CountCube
-from chexseg_platform.evaluation.iou import (
+from chexseg_platform.evaluation.metrics import (
     LESS_IS_BETTER,
     METRICS,
     images_behind,
@@ -165,7 +165,7 @@ def compare(
     Methods that a role names and the table lacks (no radiologists, say) are passed over.
 
     Args:
-        metrics: keys of `iou.METRICS`; all that the table has numbers for by default.
+        metrics: keys of `metrics.METRICS`; all that the table has numbers for by default.
     """
     roles = roles or Roles()
     draws = resampling(cube, cluster=cluster, resamples=resamples, seed=seed)
@@ -206,7 +206,7 @@ def _ordered(methods: Sequence[str]) -> tuple[str, ...]:
 
 
 def _truth_patients(cube: CountCube) -> tuple[int, ...]:
-    present = (cube.known & (cube.truth > 0)).any(axis=0)
+    present: np.ndarray = np.any(cube.known & (cube.truth > 0), axis=0)
     patients = np.array(cube.patients)
     return tuple(len(set(patients[present[:, k]])) for k in range(len(cube.findings)))
 

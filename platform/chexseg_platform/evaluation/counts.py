@@ -2,7 +2,7 @@
 
 Everything that is reported (IoU in its three meanings, Dice, hit rate, intervals, differences)
 is a reduction of this table. So masks are read once, a new statistic never needs them again,
-and what happens with an empty mask is written in one place (`iou.py`).
+and what happens with an empty mask is written in one place (`metrics.py`).
 
 Two forms. On disk a Parquet table with `SCHEMA`, which anybody can open. In memory a
 `CountCube`: dense arrays, runs × images × findings (letters R, N, K), where a run is one

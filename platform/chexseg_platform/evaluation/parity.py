@@ -27,7 +27,7 @@ import numpy as np
 
 from chexseg_platform.evaluation.bootstrap import weights_of
 from chexseg_platform.evaluation.counts import CountCube
-from chexseg_platform.evaluation.iou import ratio
+from chexseg_platform.evaluation.metrics import ratio
 from chexseg_platform.findings import CHEXLOCALIZE_NAMES
 
 What = Literal["iou_true_positives", "iou_union", "hitmiss"]

@@ -1,8 +1,8 @@
 """Results by sex, age, view and lesion size: for whom does a method work?
 
-A subgroup is a choice of entries of the count cube, and every metric of it is what `iou.py` says on
-these entries alone, in the same resamples of patients. Lesion sizes are thirds a finding: of the
-images on which the truth shows it, by the share of the image that it covers.
+A subgroup is a choice of entries of the count cube, and every metric of it is what `metrics.py`
+says on these entries alone, in the same resamples of patients. Lesion sizes are thirds a finding:
+of the images on which the truth shows it, by the share of the image that it covers.
 """
 
 from __future__ import annotations

@@ -12,12 +12,12 @@ import math
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from chexseg_platform.evaluation.bootstrap import Estimate
 from chexseg_platform.evaluation.calibration import Calibration
-from chexseg_platform.evaluation.comparison import MEAN, SHOWN, Comparison, Gain
-from chexseg_platform.evaluation.iou import SHORT, TITLES
+from chexseg_platform.evaluation.comparison import MEAN, SHOWN, Comparison
+from chexseg_platform.evaluation.metrics import SHORT, TITLES
 from chexseg_platform.evaluation.subgroups import SubgroupScore
 
 NOTHING = "–"
@@ -168,8 +168,9 @@ def _significance_block(comparison: Comparison) -> str:
     rows = []
     for index, gain in enumerate(comparison.gains[shown[0]]):
         gains = [comparison.gains[metric][index] for metric in shown]
-        rows.append([gain.reference, "better on", *(_names(comparison, g, 1) for g in gains)])
-        rows.append(["", "worse on", *(_names(comparison, g, -1) for g in gains)])
+        found = [differing(g, comparison.level) for g in gains]
+        rows.append([gain.reference, "higher on", *(_of(high, all_) for high, _, all_ in found)])
+        rows.append(["", "lower on", *(_of(low, all_) for _, low, all_ in found)])
         rows.append(["", "p of the mean", *(p_cell(g.p[-1]) for g in gains)])
     header = [f"{comparison.roles.proposed} against", "", *(SHORT[metric] for metric in shown)]
     lines = grid(header, rows, left=2)
@@ -180,16 +181,28 @@ def _significance_block(comparison: Comparison) -> str:
     return "\n".join([title, lines[0], "─" * max(map(len, lines)), *lines[1:]])
 
 
-def _names(comparison: Comparison, gain: Gain, sign: int) -> str:
-    """How many findings differ in one direction, of those that can be compared."""
+def differing(gain: Tested, level: float) -> tuple[int, int, int]:
+    """On how many findings a method is higher, lower, and how many could be compared.
+
+    Higher and lower are those whose p-value is below 1 - `level` after correction.
+    """
     pairs = list(zip(gain.absolute[:-1], gain.p_holm[:-1], strict=True))
-    compared = [pair for pair in pairs if pair[1] is not None]
-    sure = [
-        estimate
-        for estimate, p in compared
-        if p is not None and p < 1 - comparison.level and sign * estimate.value > 0
-    ]
-    return f"{len(sure)} of {len(compared)}" if compared else NOTHING
+    compared = [(estimate.value, p) for estimate, p in pairs if p is not None]
+    sure = [value for value, p in compared if p < 1 - level]
+    return sum(value > 0 for value in sure), sum(value < 0 for value in sure), len(compared)
+
+
+class Tested(Protocol):
+    """What `differing` needs of a gain."""
+
+    @property
+    def absolute(self) -> Sequence[Estimate]: ...
+    @property
+    def p_holm(self) -> Sequence[float | None]: ...
+
+
+def _of(count: int, compared: int) -> str:
+    return f"{count} of {compared}" if compared else NOTHING
 
 
 def p_cell(p: float | None) -> str:

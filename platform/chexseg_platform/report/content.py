@@ -1,7 +1,7 @@
 """A comparison as its `comparison.json` says it.
 
-Read leniently: a metric, a method or a key that this version does not know is kept and shown, and
-what an older file lacks is empty. So a report can be made of any comparison in a workspace.
+Read leniently: a metric or a method that this version does not know is kept and shown, and what an
+older file lacks is empty. So a report can be made of any comparison in a workspace.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from chexseg_platform.evaluation.bootstrap import Estimate
+from chexseg_platform.evaluation.calibration import Calibration
 from chexseg_platform.evaluation.comparison import Roles
-from chexseg_platform.evaluation.iou import SHORT
+from chexseg_platform.evaluation.metrics import SHORT
+from chexseg_platform.evaluation.subgroups import SubgroupScore
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,13 @@ class Score:
 
 @dataclass(frozen=True)
 class Gain:
-    """The proposed method against another, and what a test says of the mean's difference."""
+    """The proposed method against another; `p` and `p_holm` as in `evaluation.comparison`."""
 
     reference: str
     absolute: tuple[Estimate, ...]
     relative: tuple[Estimate, ...]
-    tests: Mapping[str, float]
+    p: tuple[float | None, ...]
+    p_holm: tuple[float | None, ...]
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,6 @@ class Content:
 
     Attributes:
         titles: what each metric is, in words.
-        further: keys of the file that are none of the above.
     """
 
     roles: Roles
@@ -64,7 +66,7 @@ class Content:
     left_out: dict[str, tuple[str, ...]]
     notes: tuple[str, ...]
     titles: dict[str, str]
-    further: dict[str, Any]
+    subgroups: tuple[SubgroupScore, ...]
 
     @property
     def level_percent(self) -> str:
@@ -72,12 +74,10 @@ class Content:
 
 
 PLAIN = ("images", "patients", "cluster", "clusters", "resamples", "seed", "level", "rule")
-TESTS = ("p", "p_adjusted")
 
 
 def content_of(raw: Mapping[str, Any]) -> Content:
     """Read what `evaluation.tables.to_json` gave."""
-    known = {field.name for field in fields(Content)} - {"further"}
     scores = {
         metric: {method: _score(entry) for method, entry in by_method.items()}
         for metric, by_method in raw["scores"].items()
@@ -99,8 +99,22 @@ def content_of(raw: Mapping[str, Any]) -> Content:
         left_out={name: tuple(ids) for name, ids in raw.get("left_out", {}).items()},
         notes=tuple(raw.get("notes", ())),
         titles={metric: raw.get("titles", {}).get(metric, short(metric)) for metric in scores},
-        further={name: value for name, value in raw.items() if name not in known},
+        subgroups=tuple(map(_subgroup, raw.get("subgroups", ()))),
     )
+
+
+def calibrations_of(raw: Sequence[Mapping[str, Any]]) -> list[Calibration]:
+    """Read a comparison's `calibration.json`."""
+    return [
+        Calibration(
+            entry["method"],
+            entry["finding"],
+            entry["unit"],
+            **{name: tuple(entry[name]) for name in ("count", "claimed", "true")},
+            error=estimate(entry["error"]),
+        )
+        for entry in raw
+    ]
 
 
 def estimate(entry: Mapping[str, Any]) -> Estimate:
@@ -108,10 +122,6 @@ def estimate(entry: Mapping[str, Any]) -> Estimate:
     names = {field.name for field in fields(Estimate)}
     value = math.nan if entry.get("value") is None else float(entry["value"])
     return Estimate(**{key: entry[key] for key in entry if key in names} | {"value": value})
-
-
-def is_estimate(entry: Any) -> bool:
-    return isinstance(entry, Mapping) and {"value", "low", "high"} <= set(entry)
 
 
 def short(metric: str) -> str:
@@ -132,16 +142,13 @@ def _score(entry: Mapping[str, Any]) -> Score:
 
 def _gain(entry: Mapping[str, Any]) -> Gain:
     absolute, relative = (tuple(map(estimate, entry[name])) for name in ("absolute", "relative"))
-    return Gain(entry["reference"], absolute, relative, _tests(entry))
+    p, p_holm = (tuple(entry.get(name, ())) for name in ("p", "p_holm"))
+    return Gain(entry["reference"], absolute, relative, p, p_holm)
 
 
-def _tests(entry: Mapping[str, Any]) -> dict[str, float]:
-    """p-values of the mean's difference, given for the mean alone or for each finding before it."""
-    found = {}
-    for name in TESTS:
-        value = entry.get(name)
-        if isinstance(value, Sequence) and not isinstance(value, str):
-            value = value[-1] if value else None
-        if isinstance(value, (int, float)):
-            found[name] = float(value)
-    return found
+def _subgroup(entry: Mapping[str, Any]) -> SubgroupScore:
+    scores = {
+        metric: {method: estimate(found) for method, found in by_method.items()}
+        for metric, by_method in entry["scores"].items()
+    }
+    return SubgroupScore(**dict(entry) | {"scores": scores})

@@ -15,6 +15,7 @@ from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from chexseg_platform import plots
+from chexseg_platform.evaluation.calibration import Calibration
 from chexseg_platform.evaluation.comparison import RADIOLOGISTS
 from chexseg_platform.evaluation.tables import cell
 from chexseg_platform.report.content import Content, short
@@ -105,6 +106,14 @@ def mix_chart(rows: Sequence[Mapping[str, str]], field: str, chosen: str, name: 
     alt = f"Validation mIoU against the probability of drawing an expert row: {points}."
     caption = f"Chosen on validation patients: {chosen}. The band is the interval over patients."
     return Chart("mIoU against the mix", inline(figure, name, alt), caption)
+
+
+def reliability_chart(found: Sequence[Calibration], name: str) -> Chart:
+    """Return what is true against what is claimed, a panel a finding."""
+    errors = "; ".join(f"{item.method}, {item.finding} {cell(item.error)}" for item in found)
+    alt = f"Reliability of probabilities. Expected calibration errors: {errors}."
+    caption = "On the diagonal claims are true; below it, a method claims more than is there."
+    return Chart("Calibration", inline(plots.reliability(found), name, alt), caption)
 
 
 History = Sequence[Mapping[str, Any]]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from chexseg_platform.evaluation.bootstrap import Estimate
+from chexseg_platform.evaluation.calibration import Calibration
 from chexseg_platform.evaluation.comparison import EXPERT_ONLY, MEAN, PSEUDO_ONLY
-from chexseg_platform.evaluation.tables import NOTHING, cell, percent_cell
-from chexseg_platform.report.content import Content, Gain, estimate, is_estimate, short
+from chexseg_platform.evaluation.subgroups import SubgroupScore
+from chexseg_platform.evaluation.tables import NOTHING, cell, differing, p_cell, percent_cell
+from chexseg_platform.report.content import Content, Gain, short
 
 IOUS = ("iou_present", "iou_union", "iou_pooled")
 RULES = {
@@ -20,7 +21,6 @@ RULES = {
 }
 PAPER = {EXPERT_ONLY: "+9.7 %", PSEUDO_ONLY: "+73.1 %", "gap": "57.2 %", "reached": "3 of 10"}
 """What CheXseg reports, of DenseNet-121 and DeepLabV3+ on CheXpert and CheXlocalize."""
-MOST_FURTHER = 400
 
 
 @dataclass(frozen=True)
@@ -73,15 +73,6 @@ class Row:
     mean: bool
 
 
-@dataclass(frozen=True)
-class Further:
-    """A part of the file that the page has no place for: names and values, as they are."""
-
-    title: str
-    rows: list[tuple[str, Cell]] = field(default_factory=list)
-    cut: int = 0
-
-
 def number(found: Estimate, *, sign: bool = False, percent: bool = False) -> Cell:
     """Return a value and its interval apart, "0.312" and "[0.28, 0.34]"."""
     text = percent_cell(found, sign=sign) if percent else cell(found)
@@ -118,7 +109,8 @@ def _gain_card(content: Content, reference: str, metrics: Sequence[str]) -> Card
         gain = next((g for g in content.gains[metric] if g.reference == reference), None)
         if gain is not None:
             found = number(gain.relative[-1], sign=True, percent=True)
-            rows.append((short(metric), [Cell(found.value, found.interval, _tested(gain))]))
+            note = _tested(gain, content.level)
+            rows.append((short(metric), [Cell(found.value, found.interval, note)]))
     about = f"How much higher the mean over findings of {content.roles.proposed} is, in per cent."
     return Card(f"Gain over {reference}", about, rows, PAPER.get(reference, ""))
 
@@ -133,9 +125,14 @@ def _gap_card(content: Content, metrics: Sequence[str]) -> Card:
     return Card(f"Gap from {weak} closed", f"{about}gone.", rows, paper)
 
 
-def _tested(gain: Gain) -> str:
-    names = {"p": "p", "p_adjusted": "adjusted p"}
-    return ", ".join(f"{names[name]} = {value:.3g}" for name, value in gain.tests.items())
+def _tested(gain: Gain, level: float) -> str:
+    """The mean's p, and on how many findings the difference stands after correction."""
+    if not gain.p or gain.p[-1] is None:
+        return ""
+    higher, lower, compared = differing(gain, level)
+    p = p_cell(gain.p[-1])
+    sign = "" if p.startswith("<") else "= "
+    return f"p {sign}{p}; higher on {higher}, lower on {lower} of {compared} findings"
 
 
 def _reached_card(content: Content, metrics: Sequence[str]) -> Card:
@@ -181,30 +178,28 @@ def _cells(content: Content, method: str, place: int) -> list[Cell]:
     return [number(s.findings[place]) if s else Cell(NOTHING) for s in scores]
 
 
-def further(content: Content) -> list[Further]:
-    """Return what else the file holds, name by name."""
-    tables = []
-    for name, value in content.further.items():
-        rows = list(_flat(value, ()))
-        title = name.replace("_", " ").capitalize()
-        if rows:
-            tables.append(Further(title, rows[:MOST_FURTHER], max(len(rows) - MOST_FURTHER, 0)))
-    return tables
+def subgroup_rows(content: Content) -> tuple[str, list[tuple[SubgroupScore, list[Cell]]]]:
+    """Return a metric, and under it a row a subgroup with a cell a method; none without any."""
+    metrics = [metric for group in content.subgroups[:1] for metric in group.scores]
+    if not metrics:
+        return "", []
+    metric = "iou_pooled" if "iou_pooled" in metrics else metrics[0]
+    rows = []
+    for group in content.subgroups:
+        found = [group.scores[metric].get(method) for method in content.methods]
+        rows.append((group, [Cell(NOTHING) if one is None else number(one) for one in found]))
+    return metric, rows
 
 
-def _flat(value: Any, place: tuple[str, ...]) -> Iterator[tuple[str, Cell]]:
-    if is_estimate(value):
-        yield " / ".join(place), number(estimate(value))
-    elif isinstance(value, Mapping):
-        for key, entry in value.items():
-            yield from _flat(entry, (*place, str(key)))
-    elif isinstance(value, list) and any(isinstance(entry, (Mapping, list)) for entry in value):
-        for index, entry in enumerate(value, start=1):
-            yield from _flat(entry, (*place, str(index)))
-    elif value is not None:
-        shown = ", ".join(map(_plain, value)) if isinstance(value, list) else _plain(value)
-        yield " / ".join(place) or "value", Cell(shown)
-
-
-def _plain(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def calibration_rows(
+    found: Sequence[Calibration],
+) -> tuple[list[str], list[tuple[str, list[Cell]]]]:
+    """Return columns (method, unit) and, a row a finding, expected calibration errors."""
+    methods = {item.method: f"{item.method} ({item.unit}s)" for item in found}
+    by_place = {(item.finding, item.method): number(item.error) for item in found}
+    findings = dict.fromkeys(item.finding for item in found)
+    rows = [
+        (finding, [by_place.get((finding, method), Cell(NOTHING)) for method in methods])
+        for finding in findings
+    ]
+    return list(methods.values()), rows

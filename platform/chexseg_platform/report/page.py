@@ -76,7 +76,8 @@ def parts(section: Section) -> list[tuple[str, str, bool]]:
         ("curves", "Learning curves", bool(section.curves)),
         ("numbers", "All numbers", True),
         ("cases", "Cases", bool(section.cases)),
-        ("further", "Further results", bool(section.further)),
+        ("subgroups", "Subgroups", bool(section.subgroups[1])),
+        ("calibration", "Calibration", section.calibration is not None),
         ("notes", "Notes", True),
     ]
 

@@ -13,7 +13,7 @@ from chexseg_platform.artifacts import Artifact, CorruptArtifact
 from chexseg_platform.config import swept_field
 from chexseg_platform.plots import look
 from chexseg_platform.report import figures, gallery, numbers
-from chexseg_platform.report.content import Content, content_of, short
+from chexseg_platform.report.content import Content, calibrations_of, content_of, short
 from chexseg_platform.report.figures import Chart
 from chexseg_platform.report.find import Found
 from chexseg_platform.report.gallery import Case, Heat
@@ -57,6 +57,8 @@ class Section:
     sweep_rows: list[list[str]] = field(default_factory=list)
     chosen: str = ""
     curves: list[Chart] = field(default_factory=list)
+    calibration: Chart | None = None
+    errors: Any = None
     rule: str = ""
     cases: dict[str, list[Case]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -81,8 +83,8 @@ class Section:
         return numbers.all_rows(self.content)
 
     @property
-    def further(self) -> list[numbers.Further]:
-        return numbers.further(self.content)
+    def subgroups(self) -> Any:
+        return numbers.subgroup_rows(self.content)
 
 
 Heats = Callable[[Sources, Sequence[gallery.Choice]], Heat]
@@ -117,6 +119,7 @@ def section_of(
         _add_sweep(section, found.sweep)
     _add_curves(section, sources)
     if found.comparison is not None:
+        _add_calibration(section, found.comparison)
         _add_cases(section, found.comparison, sources, heats, side)
     else:
         section.notes.append(
@@ -189,6 +192,14 @@ def _add_curves(section: Section, sources: Sources) -> None:
         sources.missing.append(_without_folder(error))
     if not section.curves:
         section.notes.append("No learning curves: what was trained is no longer there.")
+
+
+def _add_calibration(section: Section, comparison: Artifact) -> None:
+    if not comparison.parts("calibration.json"):
+        return
+    found = calibrations_of(comparison.json("calibration.json"))
+    section.calibration = figures.reliability_chart(found, f"{section.anchor}-reliability")
+    section.errors = numbers.calibration_rows(found)
 
 
 def _add_cases(

@@ -17,7 +17,7 @@ from chexseg_platform import plan
 from chexseg_platform.artifacts import Artifact, code_revision
 from chexseg_platform.config import Experiment
 from chexseg_platform.evaluation import tables
-from chexseg_platform.evaluation.iou import SHORT
+from chexseg_platform.evaluation.metrics import SHORT
 from chexseg_platform.plan import Training
 from chexseg_platform.stages.compare import first_of_each
 from chexseg_platform.stages.training import Note

@@ -18,7 +18,7 @@ from chexseg_platform.evaluation.bootstrap import (
     with_mean,
 )
 from chexseg_platform.evaluation.counts import CountCube
-from chexseg_platform.evaluation.iou import score
+from chexseg_platform.evaluation.metrics import score
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

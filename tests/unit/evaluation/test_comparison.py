@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from chexseg_platform.evaluation.comparison import Roles, compare
 from chexseg_platform.evaluation.counts import CountCube
-from chexseg_platform.evaluation.iou import score
+from chexseg_platform.evaluation.metrics import score
 
 Maker = Callable[..., CountCube]
 

@@ -10,7 +10,7 @@ import pytest
 from chexseg_platform.evaluation.bootstrap import resampling
 from chexseg_platform.evaluation.comparison import compare
 from chexseg_platform.evaluation.counts import CountCube
-from chexseg_platform.evaluation.iou import mean_defined, score
+from chexseg_platform.evaluation.metrics import mean_defined, score
 from chexseg_platform.evaluation.subgroups import score_subgroups, subgroups
 
 Maker = Callable[..., CountCube]

@@ -8,8 +8,15 @@ from typing import Any
 
 import pytest
 from chexseg_platform.evaluation.bootstrap import Estimate
-from chexseg_platform.report.content import content_of
-from chexseg_platform.report.numbers import all_rows, cards, further, means, number
+from chexseg_platform.report.content import calibrations_of, content_of
+from chexseg_platform.report.numbers import (
+    all_rows,
+    calibration_rows,
+    cards,
+    means,
+    number,
+    subgroup_rows,
+)
 
 
 @pytest.fixture
@@ -46,10 +53,15 @@ def test_the_headline_is_the_papers_three_figures_and_the_findings_that_reach(ra
 
 def test_p_values_are_told_where_the_file_has_them(raw: Any) -> None:
     content = copy.deepcopy(raw)
-    content["gains"]["iou_union"][0] |= {"p": [0.5, 0.034], "p_adjusted": 0.1}
-    content["gains"]["iou_union"][0]["absolute"][-1]["q"] = 1  # an estimate with more than we know
+    gain = content["gains"]["iou_union"][0]
+    count = len(gain["absolute"])
+    for place, value in enumerate((0.2, -0.1, 0.3)):
+        gain["absolute"][place]["value"] = value
+    gain["p"] = [0.5] * (count - 1) + [0.034]
+    gain["p_holm"] = [0.01, 0.02, 0.4] + [None] * (count - 4) + [0.034]
+    content["gains"]["iou_present"][0]["p"] = []
     found = cards(content_of(content))[0].figures
-    assert found["mIoU B"].note == "p = 0.034, adjusted p = 0.1"
+    assert found["mIoU B"].note == "p = .034; higher on 1, lower on 1 of 3 findings"
     assert found["mIoU A"].note == ""
 
 
@@ -85,12 +97,27 @@ def test_an_older_or_smaller_file_is_read() -> None:
     assert means(read)[0][1][0].value == "–"
 
 
-def test_what_has_no_place_on_the_page_is_listed_as_it_is(raw: Any) -> None:
-    raw["subgroups"] = {"sex": {"F": {"value": 0.5, "low": 0.4, "high": 0.6}, "M": [1, 2.5]}}
-    raw["calibration"] = [{"bin": 1, "share": None}] * 500
-    sub, calibration = further(content_of(raw))
-    assert sub.title == "Subgroups"
-    assert [(name, cell.value, cell.interval) for name, cell in sub.rows] == [
-        ("sex / F", "0.500", "[0.40, 0.60]"), ("sex / M", "1, 2.5", ""),
+def test_subgroups_have_a_row_each_and_a_cell_a_method(raw: Any) -> None:
+    found = {"value": 0.5, "low": 0.4, "high": 0.6}
+    group = {"trait": "sex", "name": "Female", "images": 4, "patients": 3, "findings": 2}
+    raw["subgroups"] = [group | {"scores": {"iou_union": {"mix": found}}}]
+    metric, rows = subgroup_rows(content_of(raw))
+    assert metric == "iou_union"
+    ((score, cells),) = rows
+    assert (score.trait, score.name, score.patients) == ("sex", "Female", 3)
+    shown = dict(zip(raw["methods"], cells, strict=True))
+    assert (shown["mix"].value, shown["mix"].interval) == ("0.500", "[0.40, 0.60]")
+    assert shown["radiologists"].value == "–"
+    raw["subgroups"] = []
+    assert subgroup_rows(content_of(raw)) == ("", [])
+
+
+def test_calibration_errors_have_a_column_a_method() -> None:
+    entry = {"method": "mix", "unit": "pixel", "count": [4], "claimed": [0.3], "true": [0.5]}
+    error = {"value": 0.2, "low": None, "high": None}
+    raw = [entry | {"finding": name, "error": error} for name in ("Edema", "Cardiomegaly")]
+    columns, rows = calibration_rows(calibrations_of(raw))
+    assert columns == ["mix (pixels)"]
+    assert [(name, cells[0].value) for name, cells in rows] == [
+        ("Edema", "0.200"), ("Cardiomegaly", "0.200"),
     ]  # fmt: skip
-    assert (len(calibration.rows), calibration.cut) == (400, 100)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from chexseg_platform.evaluation.counts import CountCube
-from chexseg_platform.evaluation.iou import (
+from chexseg_platform.evaluation.metrics import (
     METRICS,
     SHORT,
     TITLES,
