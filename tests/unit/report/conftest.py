@@ -22,7 +22,7 @@ from chexseg_platform.data import masks
 from chexseg_platform.data.store import read_index
 from chexseg_platform.evaluation import tables
 from chexseg_platform.evaluation.comparison import Roles, compare
-from chexseg_platform.evaluation.counts import count_table, cube, image_rows
+from chexseg_platform.evaluation.counts import ImageFacts, ImageMasks, count_images, cube
 from chexseg_platform.evaluation.methods import drawn_of
 from chexseg_platform.findings import FINDINGS
 from chexseg_platform.saliency.pseudotable import MAP_SCHEMA, MASK_SCHEMA
@@ -160,16 +160,15 @@ def evaluation(
         shift, height, width = SHIFTS[method] * place, row["height"], row["width"]
         said = {name: moved(run, height, width, shift) for name, run in truth.items()}
         common = {name: row[name] for name in ("image_id", "height", "width")}
-        counted += image_rows(
-            method=method, seed=seed, split="test", patient=row["patient"], truth=truth,
-            prediction=said, **common,
-        )  # fmt: skip
+        facts = ImageFacts(patient=row["patient"], **common)
+        counted.append(ImageMasks(image=facts, truth=truth, prediction=said))
         predicted += [{**common, "finding": name, "counts": said.get(name)} for name in FINDINGS]
+    counts = count_images(counted, method=method, seed=seed, split="test")
     parts = [
-        draft.write("counts/00000.parquet", count_table(counted)),
+        draft.write("counts/00000.parquet", counts),
         draft.write("predictions/00000.parquet", pa.Table.from_pylist(predicted)),
     ]
-    summary = {"method": method, "seed": seed, "rows": len(counted)}
+    summary = {"method": method, "seed": seed, "rows": counts.num_rows}
     inputs = {"dataset": dataset.fingerprint, **below}
     return draft.finish(parts, config={"method": method}, inputs=inputs, seed=seed, summary=summary)
 
