@@ -86,6 +86,14 @@ def test_names_of_methods_cannot_leave_the_folder(tmp_path: Path) -> None:
         (("--truth", "1.json", "--prediction", "cut.json"), "cut short"),
         (("--truth", "1.json", "--prediction", "folder"), "no heat maps"),
         (("--truth", "1.json", "--prediction", "1.json", "--threshold", "2"), "0<=x<=1"),
+        (("--truth", "1.json", "--prediction", "1.json", "--threshold", ".5"), "no --prediction"),
+        (("--truth", "1.json", "--prediction", "1.json", "--points", "1.json"), "--readers"),
+        (("--truth", "1.json", "--prediction", "1.json", "-o", "folder"), "is not empty"),
+        (("--truth", "1.json", "--prediction", "1.json", "--no-tracking"), "an experiment"),
+        (("my.yaml", "--boundary"), "--boundary belongs to --truth"),
+        (("--truth", "1.json", "--prediction", "radiologists=1.json"), "another name"),
+        (("--truth", "1.json", "--prediction", "=1.json"), "another name"),
+        (("--truth", "1.json", "--prediction", "a/b=1.json", "--prediction", "a_b=1.json"), "Two"),
     ],
 )
 def test_what_cannot_be_compared_is_one_sentence(
@@ -96,6 +104,7 @@ def test_what_cannot_be_compared_is_one_sentence(
     Path("empty.json").write_text("{}")
     Path("cut.json").write_text(text[: len(text) // 2])
     Path("folder").mkdir()
+    Path("folder/note.txt").touch()
     found = evaluate(*arguments)
     assert found.exit_code != 0
     assert says in found.output

@@ -97,10 +97,11 @@ def test_a_failed_image_is_exit_code_1(models: Path, images: Path, tmp_path: Pat
     (images / "d.jpg").write_bytes(b"")
     result = predict(models / "segmenter", images, "-o", tmp_path / "out")
     assert result.exit_code == 1
-    said = f"Error: 2 of the images failed; {tmp_path}/out/failed.csv says which and why."
+    where = tmp_path / "out" / "failed.csv"
+    said = f"Error: Of the images, 2 could not be read; {where} says which and why."
     assert result.output.splitlines()[-1] == said
     failed = (tmp_path / "out" / "failed.csv").read_text()
-    assert "d.jpg,The file is empty" in failed
+    assert "d.jpg,reading,The file is empty" in failed
     assert CANARY not in failed
     assert len(list((tmp_path / "out" / "masks").iterdir())) == 3
 

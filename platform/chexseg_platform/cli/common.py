@@ -41,6 +41,9 @@ def sentences(command: Command) -> Command:
             return command(*args, **kwargs)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
+        except BrokenPipeError:  # the reader, `head` say, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
         except KeyboardInterrupt:
             click.echo("\nStopped. What is finished is kept: the same command continues.", err=True)
             sys.exit(130)

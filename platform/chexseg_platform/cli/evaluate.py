@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from chexseg_platform.evaluation.bootstrap import Cluster
     from chexseg_platform.evaluation.files import Predicted, Truth
 
-FILE = click.Path(exists=True)
+FILE = click.Path(exists=True, dir_okay=False)
+RADIOLOGISTS = "radiologists"
+"""As `evaluation.comparison` calls them; not imported, for it takes NumPy's time to start."""
 
 
 @click.command()
@@ -47,7 +49,9 @@ FILE = click.Path(exists=True)
 @click.option("--by", type=click.Choice(["patient", "image"]), default="patient", show_default=True,
               help="What intervals draw again.")  # fmt: skip
 @click.option("--resamples", type=click.IntRange(2), default=1000, show_default=True)
-@click.option("-o", "--output", type=click.Path(file_okay=False), help="Folder for tables, counts.")
+@click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path),
+              help="Folder for tables and counts: a new or an empty one.")  # fmt: skip
+@click.option("--overwrite", is_flag=True, help="Replace files of the same names in it.")
 @sentences
 def evaluate(
     experiment: str | None,
@@ -70,14 +74,26 @@ def evaluate(
     IoU on true positives (A), on non-empty unions (B) and pooled (C), Dice, precision, recall,
     hit rate; intervals over patients, paired differences, subgroups.
     """
+    ctx = click.get_current_context()
     if experiment and not truth and not predictions:
+        _refuse(ctx, ("readers", "points", "table", "threshold", "boundary", "by", "resamples",
+                      "output", "overwrite"), "belongs to --truth and --prediction")  # fmt: skip
         run_stage("evaluate", experiment, overrides, workspace, no_tracking)
         return
     if experiment or not truth or not predictions:
         raise click.UsageError(
             "Give an experiment file, or --truth and --prediction; see evaluate --help."
         )
+    _refuse(ctx, ("overrides", "workspace", "no_tracking"), "belongs to an experiment")
     _files(truth, predictions, **wishes)
+
+
+def _refuse(ctx: click.Context, names: Sequence[str], why: str) -> None:
+    """Say which option would have no effect."""
+    given = click.core.ParameterSource.COMMANDLINE
+    for option in ctx.command.params:
+        if option.name in names and ctx.get_parameter_source(option.name) == given:
+            raise click.UsageError(f"{option.opts[-1]} {why}.")
 
 
 def _files(
@@ -91,24 +107,37 @@ def _files(
     boundary: bool,
     by: Cluster,
     resamples: int,
-    output: str | None,
+    output: Path | None,
+    overwrite: bool,
 ) -> None:
     from chexseg_platform.data.chexlocalize import read_points
     from chexseg_platform.evaluation import files, tables
     from chexseg_platform.evaluation.comparison import compare, roles_among
     from chexseg_platform.evaluation.counts import cube
+    from chexseg_platform.evaluation.folder import write_folder
     from chexseg_platform.progress import Progress
 
     named = _named(predictions)
+    if points and not readers:
+        raise click.UsageError("--points belong to second readers: give --readers too.")
+    if threshold is not None and not any(Path(path).is_dir() for path in named.values()):
+        raise click.UsageError("--threshold cuts heat maps, and no --prediction is a folder.")
+    _make(output, overwrite)
+    # What is read in seconds comes before maps that take minutes.
     experts = files.read_truth(truth, table)
-    methods = {name: _read(name, path, experts, threshold) for name, path in named.items()}
     second = files.read_drawn(readers) if readers else None
+    if second is not None:
+        files.check_images(experts, "The readers' file", second)
+    pointed = read_points(points) if points else None
+    order = sorted(named, key=lambda name: Path(named[name]).is_dir())
+    methods = {name: _read(name, named[name], experts, threshold) for name in order}
+    methods = {name: methods[name] for name in named}
     with Progress("evaluate", None, "images") as progress:
         counted, notes = files.count_files(
             experts,
             methods,
             readers=second,
-            points=read_points(points) if points else None,
+            points=pointed,
             boundary=boundary,
             tick=lambda done: progress.update(advance=done),
         )
@@ -117,13 +146,28 @@ def _files(
     result = files.with_notes(result, notes)
     click.echo(tables.text(result))
     if output:
-        from chexseg_platform.evaluation.folder import write_folder
-
-        write_folder(Path(output), counted, whole, result, set(experts.masks))
+        own = {name: said.masks.keys() for name, said in methods.items()}
+        own |= {} if second is None else {RADIOLOGISTS: second.masks.keys()}
+        write_folder(output, counted, whole, result, set(experts.masks), own)
         click.echo(f"Tables, counts and CheXlocalize's own numbers: {output}")
 
 
+def _make(output: Path | None, overwrite: bool) -> None:
+    """Make the folder, before any work."""
+    if output is None:
+        return
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        occupied = any(output.iterdir())
+    except OSError as error:
+        raise click.UsageError(f"-o {output}: {error.strerror}.") from None
+    if occupied and not overwrite:
+        raise click.UsageError(f"-o {output} is not empty: name a new folder, or add --overwrite.")
+
+
 def _named(predictions: Sequence[str]) -> dict[str, str]:
+    from chexseg_platform.evaluation.folder import folder_name
+
     found: dict[str, str] = {}
     for given in predictions:
         name, equals, path = given.partition("=")
@@ -131,7 +175,9 @@ def _named(predictions: Sequence[str]) -> dict[str, str]:
             name, path = Path(given).stem, given
         if not Path(path).exists():
             raise click.UsageError(f"--prediction {given}: there is no {path}.")
-        if name in found:
+        if name in (RADIOLOGISTS, "", "."):
+            raise click.UsageError(f"--prediction {given}: give it another name, as NAME=PATH.")
+        if folder_name(name) in map(folder_name, found):
             raise click.UsageError(f"Two predictions are called {name!r}: name them NAME=PATH.")
         found[name] = path
     return found
@@ -142,7 +188,9 @@ def _read(name: str, path: str, truth: Truth, threshold: float | None) -> Predic
     from chexseg_platform.progress import Progress
 
     if not Path(path).is_dir():
-        return files.read_drawn(path)
+        found = files.read_drawn(path)
+        files.check_images(truth, name, found)
+        return found
     sizes = {image_id: (m.height, m.width) for image_id, m in truth.masks.items()}
     with Progress(f"maps of {name}", None, "maps") as progress:
         return files.read_heat_maps(

@@ -115,7 +115,9 @@ def _tell(outcome: Outcome, out: Path) -> None:
         click.echo(f"{name}: {count:,} left out ({why})")
     click.echo(f"Predictions: {out}")
     if outcome.failed:
-        images = len({image.image_id for image, _ in outcome.failed})
+        unwritten = len(outcome.failed) - outcome.unread
+        said = [f"{outcome.unread:,} could not be read"] if outcome.unread else []
+        said += [f"{unwritten:,} not be written in a format"] if unwritten else []
         raise click.ClickException(
-            f"{images:,} of the images failed; {out / 'failed.csv'} says which and why."
+            f"Of the images, {' and '.join(said)}; {out / 'failed.csv'} says which and why."
         )

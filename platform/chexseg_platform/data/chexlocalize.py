@@ -14,10 +14,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from chexseg_platform.data import masks
 from chexseg_platform.data.entries import NOTHING_DRAWN, BrokenAnnotations, Entry, MaskSet, Outlines
+from chexseg_platform.data.overlaps import CorruptPair, areas
 from chexseg_platform.findings import (
     CHEXLOCALIZE_NAMES,
     FINDING_TO_OBSERVATION,
@@ -58,8 +61,8 @@ def _annotations(file: Path, images: Images) -> dict[str, Outlines]:
             continue
         height, width = _size(record.pop("img_size", None), f"{place}, 'img_size'")
         polygons = {
-            _finding(name, place): _polygons(value, f"{place}, {name!r}")
-            for name, value in record.items()
+            finding: _polygons(value, f"{place}, {name!r}")
+            for finding, (name, value) in _named(file, image_id, record).items()
         }
         found[image_id] = Outlines(height, width, polygons)
     return found
@@ -76,24 +79,49 @@ def read_segmentations(path: str | Path) -> dict[str, MaskSet]:
 
 
 def _segmentations(file: Path, images: Images) -> dict[str, MaskSet]:
-    found = {}
-    for image_id, record in images.items():
-        sizes, counts = set(), {}
-        for name, mask in record.items():
-            place = f"{file}: image {image_id!r}, {name!r}"
-            finding = _finding(name, f"{file}: image {image_id!r}")
-            if not isinstance(mask, dict) or set(mask) != {"size", "counts"}:
-                raise BrokenAnnotations(f"{place}: a mask must hold 'size' and 'counts'.")
-            sizes.add(_size(mask["size"], f"{place}, 'size'"))
-            if len(sizes) > 1:
-                raise BrokenAnnotations(f"{place}: the masks of one image differ in size.")
-            try:
-                if masks.area(mask["counts"], *mask["size"]):
-                    counts[finding] = mask["counts"]
-            except masks.CorruptMask as problem:
-                raise BrokenAnnotations(f"{place}: {problem}") from None
-        if sizes:
-            found[image_id] = MaskSet(*sizes.pop(), counts)
+    read = {image_id: _run_lengths(file, image_id, record) for image_id, record in images.items()}
+    listed = [(i, finding) for i, (_, counts) in read.items() for finding in counts]
+    sides = np.array([read[image_id][0] for image_id, _ in listed]).reshape(-1, 2)
+    counts = [read[image_id][1][finding] for image_id, finding in listed]
+    try:
+        drawn = {key for key, area in zip(listed, areas(counts, *sides.T), strict=True) if area}
+    except CorruptPair as problem:
+        image_id, finding = listed[problem.index]
+        place = f"{file}: image {image_id!r}, {CHEXLOCALIZE_NAMES[finding]!r}"
+        raise BrokenAnnotations(f"{place}: {problem}") from None
+    return {
+        image_id: MaskSet(*size, {f: c for f, c in counts.items() if (image_id, f) in drawn})
+        for image_id, (size, counts) in read.items()
+        if counts
+    }
+
+
+def _run_lengths(
+    file: Path, image_id: str, record: Mapping[str, Any]
+) -> tuple[tuple[int, int], dict[str, str]]:
+    """An image's size and its unchecked run lengths by finding."""
+    size, counts = (0, 0), dict[str, str]()
+    for finding, (name, mask) in _named(file, image_id, record).items():
+        place = f"{file}: image {image_id!r}, {name!r}"
+        if not isinstance(mask, dict) or set(mask) != {"size", "counts"}:
+            raise BrokenAnnotations(f"{place}: a mask must hold 'size' and 'counts'.")
+        mine = _size(mask["size"], f"{place}, 'size'")
+        if counts and mine != size:
+            raise BrokenAnnotations(f"{place}: the masks of one image differ in size.")
+        size, counts[finding] = mine, mask["counts"]
+    return size, counts
+
+
+def _named(file: Path, image_id: str, record: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
+    """What a record holds by finding, with the name it has there; an alias is no second finding."""
+    found: dict[str, tuple[str, Any]] = {}
+    for name, value in record.items():
+        finding = _finding(name, f"{file}: image {image_id!r}")
+        if finding in found:
+            raise BrokenAnnotations(
+                f"{file}: image {image_id!r}: {found[finding][0]!r} and {name!r} are one finding."
+            )
+        found[finding] = (name, value)
     return found
 
 
@@ -109,8 +137,8 @@ def read_points(path: str | Path) -> dict[str, Points]:
         place = f"{file}: image {image_id!r}"
         record.pop("img_size", None)
         found[image_id] = {
-            _finding(name, place): _polygon(value, f"{place}, {name!r}")
-            for name, value in record.items()
+            finding: _polygon(value, f"{place}, {name!r}")
+            for finding, (name, value) in _named(file, image_id, record).items()
         }
     return found
 
@@ -121,11 +149,38 @@ def read_masks(path: str | Path) -> dict[str, Outlines] | dict[str, MaskSet]:
     Raises:
         BrokenAnnotations: as the two readers.
     """
+    return read_drawing(path).masks
+
+
+class Drawing(NamedTuple):
+    """A file of masks.
+
+    Attributes:
+        masks: as the two readers give them.
+        empty: images whose record is empty: nothing is known of them, not even their size.
+        named: image -> findings that segmentations name, empty masks too; None of annotations,
+            which name only what was drawn.
+    """
+
+    masks: dict[str, Outlines] | dict[str, MaskSet]
+    empty: tuple[str, ...]
+    named: Mapping[str, frozenset[str]] | None
+
+
+def read_drawing(path: str | Path) -> Drawing:
+    """Read annotations or segmentations, and what the file says besides masks.
+
+    Raises:
+        BrokenAnnotations: as the two readers.
+    """
     file, images = Path(path), _images(Path(path))
+    empty = tuple(image_id for image_id, record in images.items() if not record)
     drawings = (v for record in images.values() for k, v in record.items() if k != "img_size")
-    if isinstance(next(drawings, None), dict):
-        return _segmentations(file, images)
-    return _annotations(file, images)
+    if not isinstance(next(drawings, None), dict):
+        return Drawing(_annotations(file, images), empty, None)
+    read = _segmentations(file, images)
+    named = {i: frozenset(map(canonical, record)) for i, record in images.items() if record}
+    return Drawing(read, empty, named)
 
 
 def attach(
@@ -181,20 +236,6 @@ def _unknown(what: str, unknown: list[str], given: int) -> UnknownImages:
         f"{some}. Give the file that belongs to the table, or the whole table.",
         unknown,
     )
-
-
-def named_findings(path: str | Path) -> frozenset[str] | None:
-    """Return the findings that segmentations name on any image, the empty ones included.
-
-    None for annotations: they name only what was drawn, so nothing follows from an absent name.
-    """
-    names = {
-        name
-        for record in _images(Path(path)).values()
-        for name, mask in record.items()
-        if isinstance(mask, dict)
-    }
-    return frozenset(canonical(name) for name in names) if names else None
 
 
 def _images(file: Path) -> Images:

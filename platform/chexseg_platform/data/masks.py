@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco
-from scipy import ndimage
 
 MAX_PIXELS = 100_000_000
 """No mask is larger: a size from a file must not decide how much memory is taken."""
@@ -29,10 +28,6 @@ MAX_CHARACTERS_PER_RUN = 7
 Polygon = Sequence[Sequence[float]]
 BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.int64]
-
-_EVERY_NEIGHBOUR = np.ones((3, 3), bool)
-# Clockwise on the screen, starting to the right: (row step, column step).
-_STEPS = ((0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1))
 
 
 class CorruptMask(ValueError):
@@ -50,7 +45,7 @@ def rasterise(polygons: Sequence[Polygon], height: int, width: int) -> BoolArray
         CorruptMask: a polygon without points, a point that is not two finite numbers, or a
             frame that is empty or above `MAX_PIXELS`.
     """
-    _check_size(height, width)
+    check_size(height, width)
     canvas = Image.new("1", (width, height))
     draw = ImageDraw.Draw(canvas)
     for polygon in polygons:
@@ -68,7 +63,7 @@ def encode(mask: BoolArray) -> str:
         raise CorruptMask(
             f"A mask must be a two-dimensional bool array, not {mask.dtype} of shape {mask.shape}."
         )
-    _check_size(*mask.shape)
+    check_size(*mask.shape)
     # pycocotools takes Fortran order only, and says so late and unclearly otherwise.
     return coco.encode(np.asfortranarray(mask).view(np.uint8))["counts"].decode("ascii")
 
@@ -164,16 +159,12 @@ def area(counts: str, height: int, width: int) -> int:
     return int(_checked_runs(counts, height, width)[1::2].sum())
 
 
-def contours(mask: BoolArray) -> list[list[tuple[float, float]]]:
-    """Return polygons that `rasterise` draws back to exactly this mask.
+def check_size(height: int, width: int) -> None:
+    """Refuse a size that no mask has.
 
-    A polygon runs through the centres of a region's border pixels. A union of filled polygons
-    cannot leave a hole, so a region with one is cut in two through the hole.
+    Raises:
+        CorruptMask: an empty frame, or one above `MAX_PIXELS`.
     """
-    return [polygon for part in _without_holes(mask) for polygon in _outlines(*part)]
-
-
-def _check_size(height: int, width: int) -> None:
     if height < 1 or width < 1 or height * width > MAX_PIXELS:
         raise CorruptMask(
             f"A mask of {height} x {width} pixels is not possible: "
@@ -209,7 +200,7 @@ def _codes(many: Sequence[str]) -> NDArray[np.uint8]:
 
 
 def _checked_runs(counts: str, height: int, width: int) -> IntArray:
-    _check_size(height, width)
+    check_size(height, width)
     if isinstance(counts, str) and len(counts) > MAX_CHARACTERS_PER_RUN * (height * width + 1):
         raise CorruptMask(f"The run lengths are too long for {height} x {width} pixels.")
     runs = run_lengths(counts)
@@ -220,56 +211,3 @@ def _checked_runs(counts: str, height: int, width: int) -> IntArray:
             f"but a mask of {height} x {width} has {height * width:,}."
         )
     return runs
-
-
-def _without_holes(mask: BoolArray) -> list[tuple[BoolArray, int, int]]:
-    """Cut a mask into single regions without holes, each with its (top, left) in the mask."""
-    labels, _ = ndimage.label(mask, structure=_EVERY_NEIGHBOUR)
-    parts = []
-    for number, box in enumerate(ndimage.find_objects(labels), start=1):
-        region = labels[box] == number
-        top, left = box[0].start, box[1].start
-        holes = ndimage.binary_fill_holes(region) & ~region
-        if not holes.any():
-            parts.append((region, top, left))
-            continue
-        # A hole never touches the region's frame, so both sides of the cut are smaller.
-        columns = np.flatnonzero(holes.any(axis=0))
-        cut = int(columns[len(columns) // 2])
-        for side, shift in ((region[:, :cut], 0), (region[:, cut:], cut)):
-            parts += [(p, top + t, left + shift + x) for p, t, x in _without_holes(side)]
-    return parts
-
-
-def _outlines(region: BoolArray, top: int, left: int) -> list[list[tuple[float, float]]]:
-    border = _trace(region)
-    corners = [
-        here
-        for before, here, after in zip(
-            border[-1:] + border[:-1], border, border[1:] + border[:1], strict=True
-        )
-        if (here[0] - before[0], here[1] - before[1]) != (after[0] - here[0], after[1] - here[1])
-    ]
-    return [[(float(x + left), float(y + top)) for y, x in corners or border]]
-
-
-def _trace(region: BoolArray) -> list[tuple[int, int]]:
-    """Follow the border of one region clockwise (Moore neighbours); return (row, column)s."""
-    inked = np.pad(region, 1).tolist()
-    start = (0, int(np.argmax(region[0])))
-    border, here, heading = [start], start, 0
-    first_heading = None
-    while True:
-        for turn in range(8):
-            # Start looking two steps left of where we came from: the wall stays on that side.
-            way = (heading + 6 + turn) % 8
-            there = (here[0] + _STEPS[way][0], here[1] + _STEPS[way][1])
-            if inked[there[0] + 1][there[1] + 1]:
-                break
-        else:
-            return border
-        if here == start and way == first_heading:
-            return border[:-1]
-        first_heading = way if first_heading is None else first_heading
-        border.append(there)
-        here, heading = there, way

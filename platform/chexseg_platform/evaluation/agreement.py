@@ -28,7 +28,6 @@ import numpy as np
 from chexseg_platform.evaluation.bootstrap import (
     Estimate,
     Resampling,
-    Rule,
     estimates,
     replicates,
     support,
@@ -49,12 +48,12 @@ def gap_closed(
     weak: str,
     readers: str,
     level: float = 0.95,
-    rule: Rule = "percentile",
 ) -> Estimate:
     """Share of the way from `weak` to `readers` that `method` has gone, on the mean over findings.
 
     Only entries and findings that all three have are used. Where the readers are not above
-    `weak` there is no gap to close: NaN as a value, left out and counted as a resample.
+    `weak` there is no gap to close: NaN as a value. Where that is so in more resamples than an
+    interval's tail holds, the share has no interval: what is left would be a choice of resamples.
     """
     chosen = cube.select([method, weak, readers]).aligned()
     values = replicates(chosen, metric, draws) * (-1 if metric in LESS_IS_BETTER else 1)
@@ -63,7 +62,10 @@ def gap_closed(
     ours, low, high = (means[:, chosen.methods.index(name)] for name in (method, weak, readers))
     share = np.where(high > low, ratio(ours - low, high - low), np.nan)
     behind = support(chosen, metric, draws)[:, -1].min()
-    return estimates(share[:, None], np.array([behind]), level=level, rule=rule)[0]
+    found = estimates(share[:, None], np.array([behind]), level=level)[0]
+    if np.mean(high[1:] <= low[1:]) > (1 - level) / 2:
+        return replace(found, low=None, high=None)
+    return found
 
 
 def reaches(

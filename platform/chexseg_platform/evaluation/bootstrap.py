@@ -28,7 +28,6 @@ from chexseg_platform.evaluation.metrics import METRICS, Terms, mean_defined, ra
 from chexseg_platform.evaluation.significance import p_values
 
 Cluster = Literal["patient", "image"]
-Rule = Literal["percentile", "chexlocalize"]
 
 
 class BadResampling(ValueError):
@@ -123,14 +122,27 @@ def _shown(cube: CountCube, draws: Resampling) -> np.ndarray:
 
 
 def support(cube: CountCube, metric: str, draws: Resampling) -> np.ndarray:
-    """Clusters that say anything about each method and finding, and about any: int (M, K + 1)."""
+    """Clusters that say anything about each method and finding, and about any: int (M, K + 1).
+
+    Of a finding no more than those on which the truth shows it: false alarms alone say nothing of
+    how much it varies.
+    """
     behind = METRICS[metric](cube).denominator > 0
+    there = np.any(cube.known & (cube.truth > 0), axis=0)
+    shown = _clusters(cube, draws, np.asarray(there)).sum(axis=0)
     rows = []
     for name in cube.methods:
-        by_cluster = np.zeros((draws.clusters, len(cube.findings)), dtype=bool)
-        np.logical_or.at(by_cluster, draws.codes, behind[_runs_of(cube, name)].any(axis=0))
-        rows.append([*by_cluster.sum(axis=0), by_cluster.any(axis=1).sum()])
+        said = np.any(behind[_runs_of(cube, name)], axis=0)
+        found = _clusters(cube, draws, np.asarray(said))
+        rows.append([*np.minimum(found.sum(axis=0), shown), found.any(axis=1).sum()])
     return np.array(rows)
+
+
+def _clusters(cube: CountCube, draws: Resampling, where: np.ndarray) -> np.ndarray:
+    """Whether any image of each cluster has each finding: (N, K) -> bool (C, K)."""
+    found = np.zeros((draws.clusters, len(cube.findings)), dtype=bool)
+    np.logical_or.at(found, draws.codes, where)
+    return found
 
 
 def with_mean(values: np.ndarray) -> np.ndarray:
@@ -165,34 +177,26 @@ def difference(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def interval(
-    replicates: np.ndarray, *, level: float = 0.95, rule: Rule = "percentile"
+    replicates: np.ndarray, *, level: float = 0.95
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Lower end, upper end and number of defined resamples, along the first axis.
 
-    Resamples in which the value is undefined (no image of a rare finding was drawn) are left out.
+    Percentiles, linear between order statistics. Resamples in which the value is undefined (no
+    image of a rare finding was drawn) are left out.
 
     Args:
         replicates: (B, ...), without the row of the data; NaN where undefined.
-        rule: "percentile" interpolates linearly between order statistics; "chexlocalize" takes
-            the order statistics of CheXlocalize's evaluation, the 25th and the 975th of 1,000.
     """
     ordered = np.sort(replicates, axis=0)
     defined = np.count_nonzero(~np.isnan(ordered), axis=0)
     tail = (1 - level) / 2
-    low = _order_statistic(ordered, defined, tail, rule)
-    return low, _order_statistic(ordered, defined, 1 - tail, rule), defined
+    low = _order_statistic(ordered, defined, tail)
+    return low, _order_statistic(ordered, defined, 1 - tail), defined
 
 
-def _order_statistic(
-    ordered: np.ndarray, defined: np.ndarray, share: float, rule: Rule
-) -> np.ndarray:
+def _order_statistic(ordered: np.ndarray, defined: np.ndarray, share: float) -> np.ndarray:
     last = np.maximum(defined - 1, 0)
-    if rule == "percentile":
-        position = share * last
-    elif rule == "chexlocalize":
-        position = np.clip(np.rint(share * defined) - 1, 0, last)
-    else:
-        raise BadResampling(f"The interval rule is 'percentile' or 'chexlocalize', not {rule!r}.")
+    position = share * last
     below = np.floor(position).astype(np.int64)
     above = np.minimum(below + 1, last)
     lower = np.take_along_axis(ordered, below[None], axis=0)[0]
@@ -224,7 +228,6 @@ def estimates(
     support: np.ndarray,
     *,
     level: float = 0.95,
-    rule: Rule = "percentile",
     images: np.ndarray | None = None,
 ) -> list[Estimate]:
     """Turn replicates (1 + B, K) of one method or difference into K estimates.
@@ -233,7 +236,7 @@ def estimates(
         support: int (K,), clusters behind each; below two there is no interval.
         images: float (K,), images behind each.
     """
-    low, high, defined = interval(replicates[1:], level=level, rule=rule)
+    low, high, defined = interval(replicates[1:], level=level)
     resamples = replicates.shape[0] - 1
     out = []
     for index, value in enumerate(replicates[0]):
@@ -265,7 +268,6 @@ def paired(
     method: str,
     reference: str,
     level: float = 0.95,
-    rule: Rule = "percentile",
 ) -> Paired:
     """Paired difference, relative gain and p-value of two methods.
 
@@ -276,12 +278,12 @@ def paired(
     first, second = (values[:, chosen.methods.index(name)] for name in (method, reference))
     behind = support(chosen, metric, draws).min(axis=0)
     absolute, relative = difference(first, second)
-    found = estimates(absolute, behind, level=level, rule=rule)
+    found = estimates(absolute, behind, level=level)
     p = [
         None if estimate.low is None else float(value)
         for estimate, value in zip(found, p_values(absolute[1:]), strict=True)
     ]
-    return Paired(found, estimates(relative, behind, level=level, rule=rule), p)
+    return Paired(found, estimates(relative, behind, level=level), p)
 
 
 def _runs_of(cube: CountCube, method: str) -> list[int]:

@@ -17,7 +17,6 @@ from chexseg_platform.evaluation.bootstrap import (
     Cluster,
     Estimate,
     Resampling,
-    Rule,
     estimates,
     paired,
     replicates,
@@ -139,7 +138,6 @@ class Comparison:
     resamples: int
     seed: int
     level: float
-    rule: Rule
     scores: dict[str, dict[str, Score]]
     gains: dict[str, tuple[Gain, ...]]
     gap_closed: dict[str, Estimate]
@@ -158,7 +156,6 @@ def compare(
     resamples: int = 1000,
     seed: int = 0,
     level: float = 0.95,
-    rule: Rule = "percentile",
 ) -> Comparison:
     """Reduce a cube to the comparison of its methods.
 
@@ -170,8 +167,8 @@ def compare(
     roles = roles or Roles()
     draws = resampling(cube, cluster=cluster, resamples=resamples, seed=seed)
     chosen = tuple(metrics) if metrics is not None else _measured(cube)
-    scores = {metric: _scores(cube, metric, draws, level, rule) for metric in chosen}
-    gains = {metric: _gains(cube, metric, draws, roles, level, rule) for metric in chosen}
+    scores = {metric: _scores(cube, metric, draws, level) for metric in chosen}
+    gains = {metric: _gains(cube, metric, draws, roles, level) for metric in chosen}
     return Comparison(
         roles=roles,
         findings=cube.findings,
@@ -185,15 +182,14 @@ def compare(
         resamples=resamples,
         seed=seed,
         level=level,
-        rule=rule,
         scores=scores,
         gains=gains,
-        gap_closed=_gaps(cube, chosen, draws, roles, level, rule),
+        gap_closed=_gaps(cube, chosen, draws, roles, level),
         reached={
             metric: _reached(metric, cube.findings, scores[metric], gains[metric], roles)
             for metric in chosen
         },
-        subgroups=tuple(score_subgroups(cube, draws, _shown(chosen), level=level, rule=rule)),
+        subgroups=tuple(score_subgroups(cube, draws, _shown(chosen), level=level)),
         left_out={name: images for name, images in cube.left_out().items() if images},
         notes=_notes(cube, draws),
     )
@@ -226,9 +222,7 @@ def _truth_images(cube: CountCube) -> tuple[int, ...]:
     return tuple(int(count) for count in present.sum(axis=0))
 
 
-def _scores(
-    cube: CountCube, metric: str, draws: Resampling, level: float, rule: Rule
-) -> dict[str, Score]:
+def _scores(cube: CountCube, metric: str, draws: Resampling, level: float) -> dict[str, Score]:
     values = with_mean(replicates(cube, metric, draws))
     behind = support(cube, metric, draws)
     by_run, images = score(cube, metric), images_behind(cube, metric)
@@ -237,7 +231,7 @@ def _scores(
         index = cube.methods.index(name)
         runs = [position for position, run in enumerate(cube.runs) if run[0] == name]
         counted = np.append(images[runs].mean(axis=0), np.nan)
-        found = estimates(values[:, index], behind[index], level=level, rule=rule, images=counted)
+        found = estimates(values[:, index], behind[index], level=level, images=counted)
         out[name] = Score(
             findings=tuple(found),
             averaged=int(np.count_nonzero(~np.isnan(values[0, index, :-1]))),
@@ -251,16 +245,14 @@ def _seed_sd(means: np.ndarray) -> float | None:
 
 
 def _gains(
-    cube: CountCube, metric: str, draws: Resampling, roles: Roles, level: float, rule: Rule
+    cube: CountCube, metric: str, draws: Resampling, roles: Roles, level: float
 ) -> tuple[Gain, ...]:
     if roles.proposed not in cube.methods:
         return ()
     present = [name for name in roles.references if name in cube.methods]
     out = []
     for name in dict.fromkeys(present):
-        found = paired(
-            cube, metric, draws, method=roles.proposed, reference=name, level=level, rule=rule
-        )
+        found = paired(cube, metric, draws, method=roles.proposed, reference=name, level=level)
         corrected = (*holm(found.p[:-1]), found.p[-1])
         out.append(
             Gain(name, tuple(found.absolute), tuple(found.relative), tuple(found.p), corrected)
@@ -274,7 +266,6 @@ def _gaps(
     draws: Resampling,
     roles: Roles,
     level: float,
-    rule: Rule,
 ) -> dict[str, Estimate]:
     if not {roles.proposed, roles.weak, roles.readers} <= set(cube.methods):
         return {}
@@ -287,7 +278,6 @@ def _gaps(
             weak=roles.weak,
             readers=roles.readers,
             level=level,
-            rule=rule,
         )
         for metric in metrics
     }
@@ -325,6 +315,12 @@ def _notes(cube: CountCube, draws: Resampling) -> tuple[str, ...]:
     notes = []
     if draws.clusters < 2:
         notes.append(f"One {draws.cluster} only: no interval can be given.")
+    least = 2 * len(cube.findings) / (draws.resamples + 1)
+    if least >= 0.05:
+        notes.append(
+            f"With {draws.resamples:,} resamples no p-value can fall below {least:.2f} after "
+            f"correction for {len(cube.findings)} findings: take 1,000."
+        )
     without = [
         name for name, count in zip(cube.findings, _truth_images(cube), strict=True) if not count
     ]

@@ -201,7 +201,7 @@ class CountCube:
         image_ids, patients: N strings each.
         findings: K names.
         truth: int64 (R, N, K), pixels; 0 where no expert read the image.
-        prediction, intersection: int64 (R, N, K), pixels; 0 where not `known`.
+        prediction, intersection: int64 (R, N, K), pixels; 0 where they are not there.
         hit: float64 (R, N, K) of 1, 0 and NaN.
         hd95: float64 (R, N, K), pixels; NaN where there is none.
         pixels: int64 (N,), pixels of each image.
@@ -251,13 +251,18 @@ class CountCube:
         )
 
     def aligned(self) -> CountCube:
-        """Keep only entries known to every run, so that runs differ in nothing but masks."""
+        """Keep only entries known to every run, so that runs differ in nothing but masks.
+
+        A hit or miss counts where every run has one: it may be known where masks are not.
+        """
         known = np.broadcast_to(self.known.all(axis=0), self.known.shape)
-        return replace(self, known=known)
+        both = ~np.isnan(self.hit).any(axis=0)
+        return replace(self, known=known, hit=np.where(both, self.hit, np.nan))
 
     def restricted(self, where: np.ndarray) -> CountCube:
         """Let only some entries count: bool (N,), images, or (N, K), images and findings."""
-        return replace(self, known=self.known & (where[:, None] if where.ndim == 1 else where))
+        chosen = where[:, None] if where.ndim == 1 else where
+        return replace(self, known=self.known & chosen, hit=np.where(chosen, self.hit, np.nan))
 
     def left_out(self) -> dict[str, tuple[str, ...]]:
         """Method -> images on which at least one of its runs has an entry that cannot count."""
@@ -302,9 +307,7 @@ def cube(table: pa.Table, *, split: str | None = None) -> CountCube:
         known=known,
         pixels=_of_images(image, table["height"].to_numpy().astype(np.int64) * table["width"]),
         traits={name: _trait(table, image, name) for name in TRAITS},
-        truth=counts["truth"],
-        prediction=np.where(known, counts["prediction"], 0),
-        intersection=np.where(known, counts["intersection"], 0),
+        **counts,
     )
 
 

@@ -13,15 +13,22 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from chexseg_platform.data.chexlocalize import Points, named_findings, read_masks
+from chexseg_platform.data.chexlocalize import Drawing, Points, read_drawing
 from chexseg_platform.data.chexpert import read_chexpert
-from chexseg_platform.data.entries import MaskSet, Outlines
-from chexseg_platform.evaluation import heatmaps, hits
+from chexseg_platform.data.entries import MaskSet
+from chexseg_platform.evaluation import hits
 from chexseg_platform.evaluation.comparison import RADIOLOGISTS, Comparison
 from chexseg_platform.evaluation.counts import ImageFacts, ImageMasks, count_images
+from chexseg_platform.evaluation.heatmaps import (
+    BrokenHeatMap,
+    HeatMap,
+    cut,
+    find_heat_maps,
+    read_heat_map,
+)
+from chexseg_platform.evaluation.outlines import about_outlines, some
 from chexseg_platform.findings import FINDING_TO_OBSERVATION, FINDINGS
 
-SHOWN = 3
 Tick = Callable[[int], None]
 Size = tuple[int, int]
 
@@ -56,41 +63,35 @@ def read_drawn(path: str | Path) -> Predicted:
         BrokenAnnotations: naming the file and the place in it.
         BadFiles: a file without images.
     """
-    drawn = read_masks(path)
-    if not drawn:
+    drawing = read_drawing(path)
+    if not drawing.masks:
         raise BadFiles(f"{path} holds no images: it must map image ids to findings.")
-    named = named_findings(path)
-    unsaid = tuple(name for name in FINDINGS if named is not None and name not in named)
-    notes = [f"{path} says nothing of {', '.join(unsaid)}: left out."] if unsaid else []
-    masks = {image_id: entry.encoded() for image_id, entry in drawn.items()}
-    notes += _about_polygons(path, drawn, masks)
+    masks = {image_id: entry.encoded() for image_id, entry in drawing.masks.items()}
+    unsaid, notes = _about_names(path, drawing)
+    notes += about_outlines(path, drawing.masks)
     return Predicted(masks, unsaid=unsaid, notes=tuple(notes))
 
 
-def _about_polygons(
-    path: str | Path, drawn: Mapping[str, MaskSet | Outlines], masks: Mapping[str, MaskSet]
-) -> list[str]:
-    outlines = {i: entry for i, entry in drawn.items() if isinstance(entry, Outlines)}
-    outside = [
-        f"{finding} of {image_id}"
-        for image_id, entry in outlines.items()
-        for finding, polygons in entry.polygons.items()
-        if polygons and finding not in masks[image_id].counts
-    ]
-    thin = [
-        f"{finding} of {image_id}"
-        for image_id, entry in outlines.items()
-        for finding, polygons in entry.polygons.items()
-        if any(len(polygon) < 3 for polygon in polygons)
-    ]
+def _about_names(path: str | Path, drawing: Drawing) -> tuple[tuple[str, ...], list[str]]:
+    """Findings that a file says nothing of, and what it leaves out on some images."""
     notes = []
-    if outside:
-        notes.append(
-            f"{path}: polygons outside their image, so nothing is drawn: {_some(outside)}."
-        )
-    if thin:
-        notes.append(f"{path}: polygons of one or two points, drawn as lines: {_some(thin)}.")
-    return notes
+    if drawing.empty:
+        notes.append(f"{path}: images whose record is empty, left out: {some(drawing.empty)}.")
+    if drawing.named is None:
+        return (), notes
+    every = frozenset().union(*drawing.named.values())
+    unsaid = tuple(name for name in FINDINGS if name not in every)
+    if unsaid:
+        notes.append(f"{path} says nothing of {', '.join(unsaid)}: left out.")
+    lacking = [
+        f"{finding} of {image_id}"
+        for image_id, named in drawing.named.items()
+        for finding in FINDINGS
+        if finding in every - named
+    ]
+    if lacking:
+        notes.append(f"{path}: findings that an image lacks, taken as empty: {some(lacking)}.")
+    return unsaid, notes
 
 
 def read_heat_maps(
@@ -109,28 +110,35 @@ def read_heat_maps(
     """
     masks: dict[str, dict[str, str]] = {}
     peaks: dict[str, dict[str, Size]] = {}
-    known, broken = dict(sizes), {}
-    files = heatmaps.find_heat_maps(folder)
-    for path, image_id, finding in files:
+    known, broken, flat = dict(sizes), dict[tuple[str, str], str](), []
+    files = find_heat_maps(folder)
+    for path, image_id, finding in files.maps:
         tick(1)
         try:
-            saved = heatmaps.read_heat_map(path)
-            known[image_id] = _size_of(path, saved, known.get(image_id))
-            found = heatmaps.cut(saved.map_hw, *known[image_id], threshold)
-        except (heatmaps.BrokenHeatMap, hits.BadHeatMap) as problem:
+            saved = read_heat_map(path)
+        except BrokenHeatMap as problem:
             broken[image_id, finding] = str(problem)
             continue
+        known[image_id] = _size_of(path, saved, known.get(image_id))
+        found = cut(saved.map_hw, *known[image_id], threshold)
         peaks.setdefault(image_id, {})[finding] = found.peak
+        if found.flat:
+            flat.append(f"{finding} of {image_id}")
         if found.counts is not None:
             masks.setdefault(image_id, {})[finding] = found.counts
-    seen = {(image_id, finding) for _, image_id, finding in files}
+    seen = {(image_id, finding) for _, image_id, finding in files.maps}
     mapped = sorted({image_id for image_id, _ in seen} & known.keys())
     absent = {(image_id, finding) for image_id in mapped for finding in FINDINGS} - seen
+    notes = _about_maps(folder, broken, absent)
+    if flat:
+        notes.append(f"{folder}: flat maps, which show nothing: {some(flat)}.")
+    if files.others:
+        notes.append(f"{folder}: files that are no map of a finding: {some(files.others)}.")
     return Predicted(
         {image_id: MaskSet(*known[image_id], masks.get(image_id, {})) for image_id in mapped},
         broken=_by_image({*broken, *absent}),
         peaks=peaks,
-        notes=tuple(_about_maps(folder, broken, absent)),
+        notes=tuple(notes),
     )
 
 
@@ -141,7 +149,7 @@ def _by_image(pairs: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
     return found
 
 
-def _size_of(path: Path, saved: heatmaps.HeatMap, truth: Size | None) -> Size:
+def _size_of(path: Path, saved: HeatMap, truth: Size | None) -> Size:
     size = saved.size or truth
     if size is None:
         raise BadFiles(f"{path}: neither the map nor the truth says how large the image is.")
@@ -159,10 +167,10 @@ def _about_maps(
     notes = []
     if broken:
         first = next(iter(broken.values()))
-        named = _some([f"{finding} of {image_id}" for image_id, finding in broken])
+        named = some([f"{finding} of {image_id}" for image_id, finding in broken])
         notes.append(f"{folder}: maps that cannot be used, left out: {named}. The first: {first}")
     if absent:
-        named = _some([f"{finding} of {image_id}" for image_id, finding in sorted(absent)])
+        named = some([f"{finding} of {image_id}" for image_id, finding in sorted(absent)])
         notes.append(f"{folder}: images without a map of a finding, left out there: {named}.")
     return notes
 
@@ -242,10 +250,11 @@ def count_files(
     """
     every = {**methods, **({RADIOLOGISTS: readers} if readers is not None else {})}
     images = _images(truth, every)
-    tables, notes = [], list(truth.notes)
+    tables, notes = [], [*truth.notes, *_about_patients(truth), *_about_points(truth, points)]
     for name, said in every.items():
-        _check(truth, name, said)
+        check_images(truth, name, said)
         notes += [*said.notes, *_about_images(truth, name, said, name == RADIOLOGISTS)]
+    for name, said in every.items():
         reads = name == RADIOLOGISTS
         drawn = (_drawn(truth, said, images, image, reads, points) for image in images)
         for block in _blocks(drawn):
@@ -261,19 +270,24 @@ def _images(truth: Truth, methods: Mapping[str, Predicted]) -> dict[str, Size]:
     return dict(sorted(found.items()))
 
 
-def _check(truth: Truth, name: str, said: Predicted) -> None:
+def check_images(truth: Truth, name: str, said: Predicted) -> None:
+    """Refuse a method of other images, or of images of other sizes.
+
+    Raises:
+        BadFiles: naming the first ones.
+    """
     both = truth.masks.keys() & said.masks.keys()
     if not both:
         raise BadFiles(
-            f"{name} and the truth have no image in common: {name} has {_some(said.masks)}, the "
-            f"truth {_some(truth.masks)}."
+            f"{name} and the truth have no image in common: {name} has {some(said.masks)}, the "
+            f"truth {some(truth.masks)}."
         )
     wrong = [i for i in sorted(both) if _size(said.masks[i]) != _size(truth.masks[i])]
     if wrong:
         image_id = wrong[0]
         theirs, ours = ("x".join(map(str, _size(m[image_id]))) for m in (said.masks, truth.masks))
         raise BadFiles(
-            f"{name} and the truth differ in size on {_some(wrong)}: {theirs} and {ours} pixels "
+            f"{name} and the truth differ in size on {some(wrong)}: {theirs} and {ours} pixels "
             f"(height x width) of {image_id}. Bring predictions to the original size first."
         )
 
@@ -339,6 +353,26 @@ def _hits(
     }
 
 
+def _about_patients(truth: Truth) -> list[str]:
+    if truth.facts or any(patient_of(image_id) != image_id for image_id in truth.masks):
+        return []
+    return ["The image ids say no patients, so every image stands for one."]
+
+
+def _about_points(truth: Truth, points: Mapping[str, Points] | None) -> list[str]:
+    if points is None:
+        return []
+    both = points.keys() & truth.masks.keys()
+    if not both:
+        raise BadFiles(
+            f"The points and the truth have no image in common: the points have {some(points)}."
+        )
+    absent = sorted(truth.masks.keys() - both)
+    if absent:
+        return [f"No points were set on {some(absent)}: missed there, where something shows."]
+    return []
+
+
 def _about_images(truth: Truth, name: str, said: Predicted, reads: bool) -> list[str]:
     absent = sorted(truth.masks.keys() - said.masks.keys())
     beyond = sorted(said.masks.keys() - truth.masks.keys())
@@ -346,25 +380,16 @@ def _about_images(truth: Truth, name: str, said: Predicted, reads: bool) -> list
     empty = [image_id for image_id in beyond if image_id not in truth.positive]
     notes = []
     if absent and reads:
-        notes.append(f"{name} did not read {_some(absent)}: left out there.")
+        notes.append(f"{name} did not read {some(absent)}: left out there.")
     elif absent:
-        notes.append(f"{name} has no masks of {_some(absent)}: taken as empty.")
+        notes.append(f"{name} has no masks of {some(absent)}: taken as empty.")
     if empty:
-        notes.append(
-            f"The truth does not list {_some(empty)} of {name}: taken as without findings."
-        )
+        notes.append(f"The truth does not list {some(empty)} of {name}: taken as without findings.")
     if unread:
         notes.append(
-            f"The truth does not list {_some(unread)} though their labels show a finding: left out."
+            f"The truth does not list {some(unread)} though their labels show a finding: left out."
         )
     return notes
-
-
-def _some(names: Iterable[str]) -> str:
-    """ "3 images" would hide which: the first few by name, and how many there are."""
-    listed = list(names)
-    more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
-    return ", ".join(listed[:SHOWN]) + more
 
 
 BLOCK = 64

@@ -12,7 +12,6 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from chexseg_platform.data.geometry import Letterbox, restore
 from chexseg_platform.data.masks import area, run_lengths
 
 
@@ -34,31 +33,10 @@ def peak(heat_HW: np.ndarray) -> tuple[int, int]:
     return int(row), int(column)
 
 
-def peak_in_original(heat_SS: np.ndarray, box: Letterbox) -> tuple[int, int]:
-    """Row and column, in the original image, of a model-frame map's maximum.
-
-    Padding is cut off and the map interpolated first, as a prediction is.
-    """
-    peak(heat_SS)
-    return peak(restore(np.asarray(heat_SS, dtype=np.float32), box))
-
-
-def hit(heat_HW: np.ndarray, truth_HW: np.ndarray) -> float:
-    """1.0 if the maximum lies inside the truth, 0.0 if not, NaN if the truth is empty.
-
-    Raises:
-        BadHeatMap: when the shapes differ or the map has no maximum.
-    """
-    if heat_HW.shape != truth_HW.shape:
-        raise BadHeatMap(f"The heat map is {heat_HW.shape} and the truth {truth_HW.shape}.")
-    place = peak(heat_HW)
-    return float(bool(truth_HW[place])) if truth_HW.any() else float("nan")
-
-
 def hit_rle(
     place: tuple[int, int] | None, truth: str | None, height: int, width: int
 ) -> int | None:
-    """As `hit`, for a peak (row, column) and a run-length truth that stays encoded.
+    """Whether a map's peak (row, column) lies in a run-length truth: 1 or 0.
 
     None where the truth is empty or there is no peak: the null of the count table's `hit`.
     """

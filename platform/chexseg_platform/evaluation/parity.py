@@ -47,18 +47,21 @@ class PerImage:
     values: np.ndarray
 
 
-def per_image(cube: CountCube, method: str, what: What, listed: Collection[str]) -> PerImage:
+def per_image(
+    cube: CountCube, method: str, what: What, listed: Collection[str], own: Collection[str] = ()
+) -> PerImage:
     """Values of a method's first run.
 
     Args:
         listed: images that the truth's file lists.
+        own: images that the method's file lists.
     """
     run = next(index for index, (name, _) in enumerate(cube.runs) if name == method)
     names = sorted((CHEXLOCALIZE_NAMES[finding], k) for k, finding in enumerate(cube.findings))
     rows = sorted(
         (image_id, row)
         for row, image_id in enumerate(cube.image_ids)
-        if image_id in listed or what == "iou_union"
+        if image_id in listed or (what == "iou_union" and image_id in own)
     )
     values = _values(cube, run, what)[np.ix_([row for _, row in rows], [k for _, k in names])]
     return PerImage(tuple(i for i, _ in rows), tuple(name for name, _ in names), values)

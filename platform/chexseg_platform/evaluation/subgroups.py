@@ -16,7 +16,6 @@ import numpy as np
 from chexseg_platform.evaluation.bootstrap import (
     Estimate,
     Resampling,
-    Rule,
     estimates,
     replicates,
     support,
@@ -90,10 +89,9 @@ def score_subgroups(
     metrics: Sequence[str],
     *,
     level: float = 0.95,
-    rule: Rule = "percentile",
 ) -> list[SubgroupScore]:
     """Score every method on every subgroup, in the comparison's own resamples."""
-    return [_scored(cube, group, draws, metrics, level, rule) for group in subgroups(cube)]
+    return [_scored(cube, group, draws, metrics, level) for group in subgroups(cube)]
 
 
 def _scored(
@@ -102,7 +100,6 @@ def _scored(
     draws: Resampling,
     metrics: Sequence[str],
     level: float,
-    rule: Rule,
 ) -> SubgroupScore:
     chosen = cube.restricted(group.where)
     read = chosen.known.any(axis=(0, 2))
@@ -113,13 +110,11 @@ def _scored(
         images=int(np.count_nonzero(read)),
         patients=len({cube.patients[index] for index in np.flatnonzero(read)}),
         findings=int(np.count_nonzero(shown)),
-        scores={metric: _means(chosen, metric, draws, level, rule) for metric in metrics},
+        scores={metric: _means(chosen, metric, draws, level) for metric in metrics},
     )
 
 
-def _means(
-    cube: CountCube, metric: str, draws: Resampling, level: float, rule: Rule
-) -> dict[str, Estimate]:
+def _means(cube: CountCube, metric: str, draws: Resampling, level: float) -> dict[str, Estimate]:
     means = with_mean(replicates(cube, metric, draws))[..., -1]
-    found = estimates(means, support(cube, metric, draws)[:, -1], level=level, rule=rule)
+    found = estimates(means, support(cube, metric, draws)[:, -1], level=level)
     return dict(zip(cube.methods, found, strict=True))

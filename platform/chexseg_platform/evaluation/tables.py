@@ -83,12 +83,16 @@ def _shown(comparison: Comparison) -> list[str]:
 def _heading(comparison: Comparison) -> str:
     seeds = ", ".join(f"{name} {len(comparison.seeds[name])}" for name in comparison.methods)
     return (
-        f"{comparison.images:,} images of {comparison.patients:,} patients. "
+        f"{_plural(comparison.images, 'image')} of {_plural(comparison.patients, 'patient')}. "
         f"In brackets {100 * comparison.level:g} % intervals: {comparison.resamples:,} resamples "
-        f"of {comparison.clusters:,} {comparison.cluster}s, seed {comparison.seed}.\n"
+        f"of {_plural(comparison.clusters, comparison.cluster)}, seed {comparison.seed}.\n"
         f"Seeds, averaged within each resample: {seeds}.\n"
         'Under "images": how many the truth shows the finding on.'
     )
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _score_block(comparison: Comparison, metric: str, width: int) -> str:
@@ -252,6 +256,8 @@ def _radiologist_block(comparison: Comparison) -> str:
             f"  {SHORT[m]}  {percent_cell(comparison.gap_closed[m], sign=False)}" for m in shown
         ]
         lines += _left_out(comparison, max(comparison.gap_closed[m].undefined for m in shown))
+        if any(comparison.gap_closed[m].low is None for m in shown):
+            lines.append(f"No interval where {roles.readers} are not surely above {roles.weak}.")
     if any(comparison.reached[metric] for metric in shown):
         lines.append(f"{roles.proposed} reaches {roles.readers} ({REACH_RULE})")
         for metric in shown:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,14 @@ class Predicted:
         if counts is None:
             return np.zeros((self.height, self.width), bool)
         return masks.decode(counts, self.height, self.width)
+
+
+class Failure(NamedTuple):
+    """What could not be done with an image: read it ("reading"), or write it in a format."""
+
+    image: Input
+    what: str
+    why: str
 
 
 class NotExported(ValueError):

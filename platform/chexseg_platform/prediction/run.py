@@ -20,8 +20,10 @@ from chexseg_platform.prediction import output
 from chexseg_platform.prediction.exports import open_exports
 from chexseg_platform.prediction.inputs import Input
 from chexseg_platform.prediction.model import Model
-from chexseg_platform.prediction.predicted import Add, NotExported, Predicted
+from chexseg_platform.prediction.predicted import Add, Failure, NotExported, Predicted
 from chexseg_platform.prediction.tables import write_failures
+
+READING = "reading"
 
 
 @dataclass
@@ -33,14 +35,19 @@ class Outcome:
         empty: of those, images in which nothing was found.
         found: finding -> images in which it was found.
         left_out: (format, why) -> images that were not written in it, which is no failure.
-        failed: images with a reason each.
+        failed: images that could not be read, and those that could not be written in a format.
     """
 
     predicted: int = 0
     empty: int = 0
     found: Counter[str] = field(default_factory=Counter)
     left_out: Counter[tuple[str, str]] = field(default_factory=Counter)
-    failed: list[tuple[Input, str]] = field(default_factory=list)
+    failed: list[Failure] = field(default_factory=list)
+
+    @property
+    def unread(self) -> int:
+        """Images that could not be read, so that they have no prediction."""
+        return sum(failure.what == READING for failure in self.failed)
 
     def count(self, masks: Mapping[str, str]) -> None:
         """Count an image by what was found in it."""
@@ -84,7 +91,8 @@ def predict(
             progress(done)
     if outcome.failed:
         write_failures(out / output.FAILED, outcome.failed)
-    counts = {"predicted": outcome.predicted, "failed": len(outcome.failed)}
+    unwritten = len(outcome.failed) - outcome.unread
+    counts = {"predicted": outcome.predicted, "unread": outcome.unread, "unwritten": unwritten}
     output.say_about(out, {**about, **counts}, finished=True)
     return outcome
 
@@ -119,7 +127,7 @@ def _read(image: Input, size: int, outcome: Outcome) -> Frame | None:
     try:
         return frame_of(read_grey(image.path), size)
     except UnreadableInput as error:
-        outcome.failed.append((image, str(error)))
+        outcome.failed.append(Failure(image, READING, str(error)))
         return None
 
 
@@ -139,7 +147,7 @@ def _export(image: Predicted, exports: Mapping[str, Add], outcome: Outcome) -> N
         try:
             why = add(image)
         except NotExported as error:
-            outcome.failed.append((image.source, str(error)))
+            outcome.failed.append(Failure(image.source, name, str(error)))
         else:
             if why is not None:
                 outcome.left_out[name, why] += 1

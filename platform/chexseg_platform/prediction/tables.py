@@ -11,9 +11,8 @@ from typing import IO
 from chexseg_platform.data.masks import area
 from chexseg_platform.evaluation.predictions import PredictedImage, PredictionWriter
 from chexseg_platform.findings import FINDINGS
-from chexseg_platform.prediction.inputs import Input
 from chexseg_platform.prediction.output import published
-from chexseg_platform.prediction.predicted import Add, Predicted
+from chexseg_platform.prediction.predicted import Add, Failure, Predicted
 
 COLUMNS = (
     "image", "height", "width", "finding", "threshold", "pixels", "share", "max_probability",
@@ -72,9 +71,9 @@ def chexlocalize_file(path: Path) -> Iterator[Add]:
         writer.finish()
 
 
-def write_failures(path: Path, failures: Sequence[tuple[Input, str]]) -> None:
-    """Write the images that failed, each with the reason."""
+def write_failures(path: Path, failures: Sequence[Failure]) -> None:
+    """Write what could not be read, or not be written in a format, each with the reason."""
     with published(path) as partial, _open(partial) as stream:
         writer = csv.writer(stream)
-        writer.writerow(("image", "file", "reason"))
-        writer.writerows((item.image_id, item.path, reason) for item, reason in failures)
+        writer.writerow(("image", "file", "failed", "reason"))
+        writer.writerows((f.image.image_id, f.image.path, f.what, f.why) for f in failures)

@@ -58,7 +58,6 @@ class Content:
     resamples: int
     seed: int
     level: float
-    rule: str
     scores: dict[str, dict[str, Score]]
     gains: dict[str, tuple[Gain, ...]]
     gap_closed: dict[str, Estimate]
@@ -73,7 +72,7 @@ class Content:
         return f"{100 * self.level:g} %"
 
 
-PLAIN = ("images", "patients", "cluster", "clusters", "resamples", "seed", "level", "rule")
+PLAIN = ("images", "patients", "cluster", "clusters", "resamples", "seed", "level")
 
 
 def content_of(raw: Mapping[str, Any]) -> Content:

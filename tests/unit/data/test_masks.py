@@ -45,25 +45,6 @@ def test_decode_inverts_encode_and_agrees_with_pycocotools(mask):
     np.testing.assert_array_equal(decoded, reference.astype(bool))
 
 
-@given(MASKS)
-@settings(deadline=None, max_examples=200)
-def test_contours_draw_back_to_the_same_mask(mask):
-    drawn = masks.rasterise(masks.contours(mask), *mask.shape)
-    np.testing.assert_array_equal(drawn, mask)
-
-
-def test_contours_of_a_ring_keep_its_hole():
-    mask = np.ones((9, 9), bool)
-    mask[3:6, 3:6] = False
-    np.testing.assert_array_equal(masks.rasterise(masks.contours(mask), 9, 9), mask)
-
-
-def test_contours_of_a_rectangle_are_its_four_corners():
-    mask = np.zeros((8, 9), bool)
-    mask[2:5, 3:8] = True
-    assert masks.contours(mask) == [[(3, 2), (7, 2), (7, 4), (3, 4)]]
-
-
 def test_rasterise_draws_the_union_and_cuts_at_the_frame():
     square = [(1, 1), (3, 1), (3, 3), (1, 3)]
     beyond = [(3.0, 3.0), (90.0, 3.0), (90.0, 90.0), (3.0, 90.0)]

@@ -73,3 +73,17 @@ def test_nothing_is_reached_without_an_interval() -> None:
     # Readers with a value and no interval: one image, that they and the method missed.
     for how in ("mean", "interval", "paired"):
         assert not reaches(Estimate(0.0, 0.0, 0.0), Estimate(0.0), Estimate(0.0), how)
+
+
+def test_a_gap_that_is_not_sure_has_no_interval(cube_of: Callable[..., CountCube]) -> None:
+    # Readers and the weak method overlap the truth alike but for chance.
+    rng = np.random.default_rng(3)
+    truth = np.full((40, 1), 1000)
+    both = rng.integers(300, 700, (3, 40, 1))
+    runs = (("mix", 0), ("pseudo only", 0), ("radiologists", 0))
+    cube = cube_of(truth, truth, both, runs=runs)
+    found = gap_closed(
+        cube, "iou_union", resampling(cube), method="mix", weak="pseudo only",
+        readers="radiologists",
+    )  # fmt: skip
+    assert (found.low, found.high) == (None, None)

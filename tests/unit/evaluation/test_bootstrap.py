@@ -116,12 +116,6 @@ def test_percentiles_are_numpys_where_all_is_defined() -> None:
     assert (defined == 1000).all()
 
 
-def test_chexlocalize_takes_the_25th_and_the_975th() -> None:
-    values = np.random.default_rng(0).permutation(1000).astype(float)[:, None]
-    low, high, _ = interval(values, rule="chexlocalize")
-    assert (low[0], high[0]) == (24, 974)
-
-
 def test_undefined_resamples_are_left_out_and_counted() -> None:
     values = np.random.default_rng(0).normal(size=(100, 1))
     values[::4] = np.nan
@@ -206,8 +200,6 @@ def test_impossible_resampling_is_refused(random_cube: Maker) -> None:
         resampling(random_cube(0), cluster="study")  # type: ignore[arg-type]
     with pytest.raises(BadResampling, match="1000"):
         resampling(random_cube(0), resamples=1)
-    with pytest.raises(BadResampling, match="rule"):
-        interval(np.zeros((3, 1)), rule="normal")  # type: ignore[arg-type]
 
 
 def test_the_mean_is_of_the_same_findings_in_every_resample():
@@ -238,3 +230,18 @@ def test_a_resample_without_the_finding_says_nothing_of_any_method(
     assert (np.isnan(values) == ~drawn[:, None]).all()
     assert (values[drawn, 0] == 1).all()
     assert (values[drawn, 1] > 0).all()
+
+
+def test_false_alarms_give_a_finding_of_one_patient_no_interval(cube_of: Maker) -> None:
+    truth = np.array([[10], [0], [0], [0]])
+    cube = cube_of(truth, np.array([[8], [5], [0], [7]]), np.array([[4], [0], [0], [0]]))
+    draws = resampling(cube, resamples=50)
+    assert support(cube, "iou_union", draws)[0, 0] == 1
+
+
+def test_hits_are_paired_on_images_that_both_have(cube_of: Maker) -> None:
+    truth = np.full((4, 1), 10)
+    cube = cube_of(truth, truth, truth, runs=(("a", 0), ("b", 0)))
+    cube.hit[:, :, 0] = [[1, 1, 0, 0], [np.nan, np.nan, 1, 0]]
+    absolute, *_ = paired(cube, "hit_rate", resampling(cube), method="a", reference="b")
+    assert absolute[0].value == -0.5

@@ -158,6 +158,7 @@ def test_polygons_outside_and_thin_ones_are_named(tmp_path: Path) -> None:
     found = read_drawn(tmp_path / "gt.json")
     assert set(found.masks[IDS[0]].counts) == {"Cardiomegaly", "Lung Lesion"}
     assert any("outside their image" in n and f"Edema of {IDS[0]}" in n for n in found.notes)
+    assert any("cross themselves" in n and "Lung Lesion" in n for n in found.notes)
     assert any("one or two points" in n and "Cardiomegaly" in n for n in found.notes)
 
 
@@ -219,3 +220,38 @@ def test_patients_are_those_of_chexpert_or_the_image_itself() -> None:
     assert patient_of("patient64622_study1_view1_frontal") == "patient64622"
     assert patient_of("patient_x_1") == "patient_x_1"
     assert patient_of("JPCLN001") == "JPCLN001"
+
+
+def test_two_names_of_one_finding_are_refused(tmp_path: Path) -> None:
+    size = {"size": list(SIZE), "counts": mask()}
+    path = tmp_path / "p.json"
+    path.write_text(json.dumps({IDS[0]: {"Airspace Opacity": size, "Lung Opacity": size}}))
+    with pytest.raises(BrokenAnnotations, match="are one finding"):
+        read_drawn(path)
+
+
+def test_findings_that_some_images_lack_and_empty_records_are_named(tmp_path: Path) -> None:
+    path = segmentations(tmp_path / "p.json", {i: {"Edema": mask()} for i in IDS[:2]})
+    content = json.loads(path.read_text())
+    del content[IDS[1]]["Cardiomegaly"]
+    content[IDS[2]] = {}
+    path.write_text(json.dumps(content))
+    notes = read_drawn(path).notes
+    assert any(f"taken as empty: Cardiomegaly of {IDS[1]}." in note for note in notes)
+    assert any(f"record is empty, left out: {IDS[2]}." in note for note in notes)
+
+
+def test_points_of_other_images_are_refused_and_absent_ones_named(tmp_path: Path) -> None:
+    edema = {"Edema": mask()}
+    truth = read_truth(segmentations(tmp_path / "gt.json", dict.fromkeys(IDS[:2], edema)))
+    said = Predicted(truth.masks)
+    with pytest.raises(BadFiles, match="points and the truth have no image in common"):
+        rows_of(truth, said, readers=said, points={"other": {}})
+    _, notes = rows_of(truth, said, readers=said, points={IDS[0]: {"Edema": [(3, 3)]}})
+    assert any(note.startswith(f"No points were set on {IDS[1]}") for note in notes)
+
+
+def test_unknown_patients_are_said() -> None:
+    truth = Truth({"a": MaskSet(*SIZE, {}), "b": MaskSet(*SIZE, {})})
+    _, notes = rows_of(truth, Predicted(truth.masks))
+    assert "The image ids say no patients, so every image stands for one." in notes

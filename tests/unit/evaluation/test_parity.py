@@ -63,7 +63,7 @@ def reference(truth, prediction, true_positives: bool) -> pd.DataFrame:
 @pytest.mark.parametrize(("what", "slice_"), [("iou_true_positives", True), ("iou_union", False)])
 def test_values_of_images_are_exact(files, what, slice_) -> None:
     truth, prediction, whole = files
-    found = parity.per_image(whole, "mine", what, set(truth))
+    found = parity.per_image(whole, "mine", what, set(truth), prediction.keys())
     expected = reference(truth, prediction, slice_)
     assert (found.image_ids, found.names) == (tuple(expected.index), NAMES)
     np.testing.assert_array_equal(found.values, expected.to_numpy())
@@ -72,7 +72,7 @@ def test_values_of_images_are_exact(files, what, slice_) -> None:
 @pytest.mark.parametrize(("what", "slice_"), [("iou_true_positives", True), ("iou_union", False)])
 def test_intervals_are_those_of_the_same_draw(files, what, slice_) -> None:
     truth, prediction, whole = files
-    found = parity.per_image(whole, "mine", what, set(truth))
+    found = parity.per_image(whole, "mine", what, set(truth), prediction.keys())
     means = parity.resampled_means(found.values)
     frame = reference(truth, prediction, slice_)
     np.random.seed(0)
@@ -91,6 +91,21 @@ def test_intervals_are_those_of_the_same_draw(files, what, slice_) -> None:
     # The rare finding is missing from many resamples: they come last, as the script sorts them.
     assert plain["Lung Lesion"].isna().sum() > 25
     assert np.isnan(parity.summarise(found.names, means)[NAMES.index("Lung Lesion")].upper)
+
+
+def test_other_methods_and_a_table_change_nothing(files) -> None:
+    truth, prediction, whole = files
+    own = prediction.keys()
+    alone = parity.per_image(whole, "mine", "iou_union", set(truth), own)
+    beyond = {"patient99999_study1_view1_frontal": MaskSet(*SHAPE, {})}
+    other = Predicted({**truth, **beyond})
+    positive = set(prediction) - set(truth)
+    table, _ = count_files(
+        Truth(truth, positive=positive), {"mine": Predicted(prediction), "other": other}
+    )
+    again = parity.per_image(cube(table), "mine", "iou_union", set(truth), own)
+    assert again.image_ids == alone.image_ids
+    np.testing.assert_array_equal(again.values, alone.values)
 
 
 def test_hits_follow_the_maximum_and_readers_their_points() -> None:

@@ -64,6 +64,16 @@ def test_scores_are_those_of_the_subgroup_alone(random_cube: Maker, metric: str)
         assert group.images == chosen.sum()
 
 
+def test_hits_of_a_subgroup_are_its_own(cube_of: Maker) -> None:
+    truth = np.full((4, 1), 10)
+    sex = ("Female", "Female", "Male", "Male")
+    cube = with_traits(cube_of(truth, truth, truth), sex=sex)
+    cube.hit[0, :, 0] = [1, 0, 1, 1]
+    scored = score_subgroups(cube, resampling(cube, resamples=20), ["hit_rate"])
+    found = {g.name: g.scores["hit_rate"]["mix"].value for g in scored if g.trait == "sex"}
+    assert found == {"Female": 0.5, "Male": 1.0}
+
+
 def test_a_comparison_without_traits_has_sizes_only(random_cube: Maker) -> None:
     found = compare(random_cube(1, images=30), resamples=20)
     assert {group.trait for group in found.subgroups} == {"lesion"}

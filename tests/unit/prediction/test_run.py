@@ -120,7 +120,9 @@ def test_all_formats_hold_the_same_masks(images: Path, tmp_path: Path, model: Mo
         np.testing.assert_array_equal(frame.astype(bool), pngs["dicom", label])
     assert len(list((out / "overlays").iterdir())) == 5
     about = json.loads((out / "about.json").read_text())
-    assert (about["finished"], about["predicted"], about["failed"]) == (True, 5, 0)
+    assert (about["finished"], about["predicted"], about["unread"], about["unwritten"]) == (
+        True, 5, 0, 0,
+    )  # fmt: skip
     assert not list(out.rglob(".*"))
 
 
@@ -156,12 +158,14 @@ def test_what_cannot_be_read_is_listed_and_the_others_go_on(
     Image.new("L", (9, 9), 7).save(images / "flat.png")
     out = tmp_path / "out"
     outcome = predict(model, find_inputs([images]).images, out, ["chexlocalize"])
-    assert [item.image_id for item, _ in outcome.failed] == ["cut", "flat"]
+    assert [(f.image.image_id, f.what) for f in outcome.failed] == [
+        ("cut", "reading"), ("flat", "reading"),
+    ]  # fmt: skip
     assert outcome.predicted == 5
     assert len(read_predictions(out / "predictions.json")) == 5
     lines = (out / "failed.csv").read_text().splitlines()
-    assert lines[0] == "image,file,reason"
-    assert lines[1].startswith(f"cut,{images}/cut.png,The PNG file is cut short")
+    assert lines[0] == "image,file,failed,reason"
+    assert lines[1].startswith(f"cut,{images}/cut.png,reading,The PNG file is cut short")
     assert "Every pixel has the same value" in lines[2]
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from chexseg_platform.evaluation.predictions import read_predictions
 from chexseg_platform.findings import FINDINGS
 from chexseg_platform.prediction.inputs import Input
+from chexseg_platform.prediction.predicted import Failure
 from chexseg_platform.prediction.tables import chexlocalize_file, csv_table, write_failures
 
 BOX = np.zeros((6, 4), bool)
@@ -55,5 +56,8 @@ def test_chexlocalizes_file_is_read_back(tmp_path: Path, make_predicted: Callabl
 
 def test_names_of_any_bytes_are_listed(tmp_path: Path) -> None:
     odd = Path('x,"\udcff.png')
-    write_failures(tmp_path / "f.csv", [(Input("x", odd, odd.name), "cut, short")])
-    assert rows_of(tmp_path / "f.csv") == [{"image": "x", "file": str(odd), "reason": "cut, short"}]
+    failed = Failure(Input("x", odd, odd.name), "reading", "cut, short")
+    write_failures(tmp_path / "f.csv", [failed])
+    assert rows_of(tmp_path / "f.csv") == [
+        {"image": "x", "file": str(odd), "failed": "reading", "reason": "cut, short"}
+    ]
