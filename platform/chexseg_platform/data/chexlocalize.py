@@ -105,6 +105,8 @@ def _run_lengths(
         place = f"{file}: image {image_id!r}, {name!r}"
         if not isinstance(mask, dict) or set(mask) != {"size", "counts"}:
             raise BrokenAnnotations(f"{place}: a mask must hold 'size' and 'counts'.")
+        if not isinstance(mask["counts"], str):
+            raise BrokenAnnotations(f"{place}: run lengths must be a string of COCO's characters.")
         mine = _size(mask["size"], f"{place}, 'size'")
         if counts and mine != size:
             raise BrokenAnnotations(f"{place}: the masks of one image differ in size.")

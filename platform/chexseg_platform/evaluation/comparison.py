@@ -316,7 +316,7 @@ def _notes(cube: CountCube, draws: Resampling) -> tuple[str, ...]:
     if draws.clusters < 2:
         notes.append(f"One {draws.cluster} only: no interval can be given.")
     least = 2 * len(cube.findings) / (draws.resamples + 1)
-    if least >= 0.05:
+    if least >= 0.05 and len(cube.methods) > 1:
         notes.append(
             f"With {draws.resamples:,} resamples no p-value can fall below {least:.2f} after "
             f"correction for {len(cube.findings)} findings: take 1,000."

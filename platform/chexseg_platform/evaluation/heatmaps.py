@@ -98,7 +98,8 @@ def read_heat_map(path: str | Path) -> HeatMap:
     file = Path(path)
     try:
         if file.suffix == ".npy":
-            return HeatMap(_plane(np.load(file, allow_pickle=False)))
+            # Mapped: a header that claims more than the file holds is refused, not allocated.
+            return HeatMap(_plane(np.load(file, mmap_mode="r", allow_pickle=False)))
         content = load_arrays(file.read_bytes())
         if not isinstance(content, dict) or "map" not in content:
             raise ValueError("its pickle is no dictionary with a 'map'")

@@ -134,6 +134,7 @@ def test_other_images_and_other_sizes_are_refused(tmp_path: Path) -> None:
         ("[]", "must hold an object"),
         ('{"a": {"Edema": {"size": [12, 10], "counts": "a0"}}}', "cover"),
         ('{"a": {"Edema": {"size": [12, 10], "counts": "Q"}}}', "cut short"),
+        ('{"a": {"Edema": {"size": [12, 10], "counts": null}}}', "must be a string"),
         ('{"a": {"Edemma": {"size": [12, 10], "counts": "h3"}}}', "Edema"),
         ('{"a": {"Edema": {"size": [12, 10], "counts": "h3"', "cut short"),
     ],
