@@ -111,7 +111,7 @@ def _files(
     overwrite: bool,
 ) -> None:
     from chexseg_platform.data.chexlocalize import read_points
-    from chexseg_platform.evaluation import files, tables
+    from chexseg_platform.evaluation import files, matching, tables
     from chexseg_platform.evaluation.comparison import compare, roles_among
     from chexseg_platform.evaluation.counts import cube
     from chexseg_platform.evaluation.folder import write_folder
@@ -127,13 +127,13 @@ def _files(
     experts = files.read_truth(truth, table)
     second = files.read_drawn(readers) if readers else None
     if second is not None:
-        files.check_images(experts, "The readers' file", second)
+        matching.check_images(experts, "The readers' file", second)
     pointed = read_points(points) if points else None
     order = sorted(named, key=lambda name: Path(named[name]).is_dir())
     methods = {name: _read(name, named[name], experts, threshold) for name in order}
     methods = {name: methods[name] for name in named}
     with Progress("evaluate", None, "images") as progress:
-        counted, notes = files.count_files(
+        counted, notes = matching.count_files(
             experts,
             methods,
             readers=second,
@@ -143,7 +143,7 @@ def _files(
         )
     whole = cube(counted)
     result = compare(whole, roles=roles_among(list(methods)), cluster=by, resamples=resamples)
-    result = files.with_notes(result, notes)
+    result = matching.with_notes(result, notes)
     click.echo(tables.text(result))
     if output:
         own = {name: said.masks.keys() for name, said in methods.items()}
@@ -184,12 +184,12 @@ def _named(predictions: Sequence[str]) -> dict[str, str]:
 
 
 def _read(name: str, path: str, truth: Truth, threshold: float | None) -> Predicted:
-    from chexseg_platform.evaluation import files
+    from chexseg_platform.evaluation import files, matching
     from chexseg_platform.progress import Progress
 
     if not Path(path).is_dir():
         found = files.read_drawn(path)
-        files.check_images(truth, name, found)
+        matching.check_images(truth, name, found)
         return found
     sizes = {image_id: (m.height, m.width) for image_id, m in truth.masks.items()}
     with Progress(f"maps of {name}", None, "maps") as progress:

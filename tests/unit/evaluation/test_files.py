@@ -15,12 +15,11 @@ from chexseg_platform.evaluation.files import (
     BadFiles,
     Predicted,
     Truth,
-    count_files,
-    patient_of,
     read_drawn,
     read_heat_maps,
     read_truth,
 )
+from chexseg_platform.evaluation.matching import count_files, patient_of
 from chexseg_platform.findings import CHEXLOCALIZE_NAMES, FINDINGS
 
 SAMPLE = Path(__file__).resolve().parents[4] / "shared/data/chexlocalize_sample"

@@ -9,7 +9,8 @@ from chexseg_platform.data.entries import MaskSet
 from chexseg_platform.data.masks import decode, encode
 from chexseg_platform.evaluation import parity
 from chexseg_platform.evaluation.counts import CountCube, cube
-from chexseg_platform.evaluation.files import Predicted, Truth, count_files
+from chexseg_platform.evaluation.files import Predicted, Truth
+from chexseg_platform.evaluation.matching import count_files
 from chexseg_platform.findings import CHEXLOCALIZE_NAMES, FINDINGS
 
 SHAPE = (14, 11)
