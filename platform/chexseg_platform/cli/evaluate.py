@@ -35,8 +35,8 @@ RADIOLOGISTS = "radiologists"
     "predictions",
     multiple=True,
     metavar="[NAME=]PATH",
-    help="The same, or a folder of heat maps. Repeat it to compare methods: `mix`, or the last one, "
-    "with each of the others.",
+    help="The same, or a folder of heat maps. Repeat it to compare methods: `mix`, or the last "
+    "one, with each of the others.",
 )
 @click.option("--readers", type=FILE, help="Second readers' masks, as CheXlocalize's hb_ files.")
 @click.option("--points", type=FILE, help="Second readers' points, for their hit rate.")
