@@ -21,8 +21,8 @@ SEEDS, BOUNDARY = "seeds", "boundary"
 SEGMENTER, EVALUATION, COMPARISON, SWEEP = "segmenter", "evaluation", "comparison", "sweep"
 VERSIONS = (
     dict.fromkeys((DATASET, CLASSIFIER, BOUNDARY, SEGMENTER, SWEEP), 1)
-    | dict.fromkeys((SEEDS, EVALUATION, COMPARISON), 2)
-    | {PSEUDOLABELS: 3}
+    | dict.fromkeys((EVALUATION, COMPARISON), 2)
+    | dict.fromkeys((SEEDS, PSEUDOLABELS), 3)
 )
 """Raised when the code makes another content from the same settings."""
 
