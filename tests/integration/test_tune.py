@@ -141,7 +141,8 @@ def test_asha_stops_the_worse_and_counts_it_as_stopped(
     before = count(own, SEGMENTER)
     alone = own.context.resources.model_copy(update={"parallel_trainings": 1})
     first = run(own.with_resources(alone), experiment)
-    assert first.summary == {"winner": "segmenter.threshold tuned", "trials": 2, "finished": 1}
+    won = {"winner": "segmenter.threshold tuned", "trials": 2, "finished": 1}
+    assert first.summary == {"experiment": experiment.name, **won}
     made = own.context.workspace.artifacts(SEGMENTER)
     assert len(made) == before + 1, "who was stopped leaves no segmenter"
     (winner,) = [a for a in made if a.seed == 2]
