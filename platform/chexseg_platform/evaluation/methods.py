@@ -153,7 +153,11 @@ class Counted(NamedTuple):
 
 
 def count_rows(predictor: Predictor, table: pa.Table, shard: str, split: str) -> Counted:
-    """Count a method on dataset rows."""
+    """Count a method on dataset rows.
+
+    Args:
+        table: `COLUMNS`, and `small_masks`, the experts' masks in the frame, from the index.
+    """
     method = predictor.method
     images: list[ImageMasks] = []
     binned: list[dict[str, Any]] = []
@@ -191,8 +195,13 @@ def _binned(
     if said.maps_KSS is not None and truth is not None:
         box = geometry.Letterbox(row["height"], row["width"], said.maps_KSS.shape[-1])
         inner = geometry.content(box)
+        small = {
+            item["finding"]: masks.decode(item["counts"], box.size, box.size)
+            for item in row["small_masks"] or ()
+        }
+        nothing = np.zeros((box.size, box.size), bool)
         for finding, map_SS in zip(FINDINGS, said.maps_KSS, strict=True):
-            true = _framed(truth.get(finding), box)
+            true = small.get(finding, nothing)
             for counted in bin_rows(map_SS[inner], true[inner]):
                 yield place | {"unit": "pixel", "finding": finding} | counted
     for finding, probability in said.probability.items():
@@ -200,12 +209,6 @@ def _binned(
         if label in (0, 1) and np.isfinite(probability):
             for counted in bin_rows(np.array([probability]), np.array([label == 1])):
                 yield place | {"unit": "image", "finding": finding} | counted
-
-
-def _framed(counts: str | None, box: geometry.Letterbox) -> NDArray[np.bool_]:
-    if counts is None:
-        return np.zeros((box.size, box.size), bool)
-    return geometry.letterbox_mask(masks.decode(counts, box.height, box.width), box)
 
 
 def facts_of(row: Mapping[str, Any]) -> ImageFacts:

@@ -11,12 +11,12 @@ import dataclasses
 import math
 import re
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from chexseg_platform.evaluation.bootstrap import Estimate
 from chexseg_platform.evaluation.calibration import Calibration
-from chexseg_platform.evaluation.comparison import MEAN, SHOWN, Comparison
+from chexseg_platform.evaluation.comparison import MEAN, SHOWN, Comparison, Gain
 from chexseg_platform.evaluation.metrics import SHORT, TITLES
 from chexseg_platform.evaluation.subgroups import SubgroupScore
 
@@ -143,46 +143,63 @@ def _averaged_notes(comparison: Comparison, metric: str) -> list[str]:
 
 
 def _gain_block(comparison: Comparison) -> str:
-    shown = [metric for metric in _shown(comparison) if comparison.gains.get(metric)]
-    if not shown:
-        return ""
-    rows = []
-    for index, gain in enumerate(comparison.gains[shown[0]]):
-        gains = [comparison.gains[metric][index] for metric in shown]
-        rows.append([gain.reference, "difference", *(signed_cell(g.absolute[-1]) for g in gains)])
-        rows.append(["", "gain", *(percent_cell(g.relative[-1]) for g in gains)])
-    header = [f"{comparison.roles.proposed} against", "", *(SHORT[metric] for metric in shown)]
-    lines = grid(header, rows, left=2)
-    most = max(
+    def rows(gains: Sequence[Gain]) -> list[list[str]]:
+        return [
+            ["difference", *(signed_cell(gain.absolute[-1]) for gain in gains)],
+            ["gain", *(percent_cell(gain.relative[-1]) for gain in gains)],
+        ]
+
+    shown = _compared(comparison)
+    undefined = [
         estimate.undefined
         for metric in shown
         for gain in comparison.gains[metric]
         for estimate in (gain.absolute[-1], gain.relative[-1])
-    )
-    lines += _left_out(comparison, most)
+    ]
     title = "Paired differences of means over the findings that both methods have"
-    return "\n".join([title, lines[0], "─" * max(map(len, lines)), *lines[1:]])
+    lines = _against(comparison, title, rows)
+    return "\n".join([*lines, *_left_out(comparison, max(undefined, default=0))])
 
 
 def _significance_block(comparison: Comparison) -> str:
     """On which findings the proposed method differs, after correction for their number."""
-    shown = [metric for metric in _shown(comparison) if comparison.gains.get(metric)]
-    if not shown:
-        return ""
-    rows = []
-    for index, gain in enumerate(comparison.gains[shown[0]]):
-        gains = [comparison.gains[metric][index] for metric in shown]
-        found = [differing(g, comparison.level) for g in gains]
-        rows.append([gain.reference, "higher on", *(_of(high, all_) for high, _, all_ in found)])
-        rows.append(["", "lower on", *(_of(low, all_) for _, low, all_ in found)])
-        rows.append(["", "p of the mean", *(p_cell(g.p[-1]) for g in gains)])
-    header = [f"{comparison.roles.proposed} against", "", *(SHORT[metric] for metric in shown)]
-    lines = grid(header, rows, left=2)
+
+    def rows(gains: Sequence[Gain]) -> list[list[str]]:
+        found = [differing(gain, comparison.level) for gain in gains]
+        return [
+            ["higher on", *(_of(high, compared) for high, _, compared in found)],
+            ["lower on", *(_of(low, compared) for _, low, compared in found)],
+            ["p of the mean", *(p_cell(gain.p[-1]) for gain in gains)],
+        ]
+
     title = (
         f"Findings that differ: p < {1 - comparison.level:.2g} after Holm's correction for "
         "their number (paired bootstrap, two-sided)"
     )
-    return "\n".join([title, lines[0], "─" * max(map(len, lines)), *lines[1:]])
+    return "\n".join(_against(comparison, title, rows))
+
+
+def _compared(comparison: Comparison) -> list[str]:
+    return [metric for metric in _shown(comparison) if comparison.gains.get(metric)]
+
+
+def _against(
+    comparison: Comparison, title: str, rows_of: Callable[[Sequence[Gain]], list[list[str]]]
+) -> list[str]:
+    """Lines of a table of the proposed method against each other one, a column a metric.
+
+    `rows_of` gives the rows of one reference from its gains; no lines where nothing is compared.
+    """
+    shown = _compared(comparison)
+    if not shown:
+        return []
+    rows = []
+    for gains in zip(*(comparison.gains[metric] for metric in shown), strict=True):
+        first, *more = rows_of(gains)
+        rows += [[gains[0].reference, *first], *(["", *row] for row in more)]
+    header = [f"{comparison.roles.proposed} against", "", *(SHORT[metric] for metric in shown)]
+    lines = grid(header, rows, left=2)
+    return [title, lines[0], "─" * max(map(len, lines)), *lines[1:]]
 
 
 def differing(gain: Tested, level: float) -> tuple[int, int, int]:

@@ -125,6 +125,8 @@ class CountShards:
         if self.predictor is None or self.predictor[0] != print_:
             self.predictor = (print_, Predictor(self.methods[print_], self.dataset))
         table = self.dataset.table(shard, COLUMNS)
+        small = index_part(self.dataset, shard, ["small_masks"])["small_masks"]
+        table = table.append_column("small_masks", small)
         table = table.filter(pc.equal(table["split"], self.split))
         found = count_rows(self.predictor[1], table, shard.rpartition("/")[2], self.split)
         for name, made in zip(_outputs(shard), found, strict=True):

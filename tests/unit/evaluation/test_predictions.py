@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from chexseg_platform.data.chexlocalize import read_segmentations
+from chexseg_platform.data.entries import BrokenAnnotations
 from chexseg_platform.data.masks import encode
 from chexseg_platform.evaluation.predictions import (
     BrokenPredictions,
     PredictedImage,
-    read_predictions,
     write_predictions,
 )
 from chexseg_platform.findings import CHEXLOCALIZE_NAMES
@@ -44,7 +45,8 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         PredictedImage("a", 6, 4, {"Lung Opacity": encode(BOX)}),
         PredictedImage("b", 3, 9, {}),
     ]
-    assert list(read_predictions(saved(tmp_path / "p.json", images)).values()) == images
+    read = read_segmentations(saved(tmp_path / "p.json", images))
+    assert [PredictedImage(i, m.height, m.width, m.counts) for i, m in read.items()] == images
 
 
 def test_writing_streams(tmp_path: Path) -> None:
@@ -87,35 +89,33 @@ def mask(counts: str = encode(BOX), size: object = (6, 4)) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "not JSON"),
-        ("{}", "no images"),
-        ("[1]", "no images"),
-        ('{"a": {"Edema": 1, "Edema": 2}}', "'Edema' is given twice"),
-        ('{"a": {}}', "a must map"),
-        (json.dumps({"a": {"Edema": encode(BOX)}}), "a, Edema: a mask is"),
-        (json.dumps({"a": {"Edema": mask(size=[6.0, 4])}}), "a, Edema: a mask is"),
-        (json.dumps({"a": {"Edema": mask(size=[4])}}), "a, Edema: a mask is"),
-        (json.dumps({"a": {"Edema": mask(size=[6, 5])}}), "a, Edema: .*24"),
-        (json.dumps({"a": {"Edema": mask(counts=encode(BOX)[:-1])}}), "a, Edema"),
-        (json.dumps({"a": {"Oedema": mask()}}), "a: 'Oedema'.*Did you mean 'Edema'"),
-        (json.dumps({"a": {"Fracture": mask()}}), "ten findings"),
-        (json.dumps({"a": {"Lung Opacity": mask(), "Airspace Opacity": mask()}}), "two names"),
+        ("", "no JSON"),
+        ("[1]", "must hold an object"),
+        ('{"a": {"Edema": 1, "Edema": 2}}', "'Edema' comes twice"),
+        (json.dumps({"a": {"Edema": encode(BOX)}}), "'a', 'Edema': a mask must hold"),
+        (json.dumps({"a": {"Edema": mask(size=[6.0, 4])}}), "'a', 'Edema', 'size'"),
+        (json.dumps({"a": {"Edema": mask(size=[4])}}), "'a', 'Edema', 'size'"),
+        (json.dumps({"a": {"Edema": mask(size=[6, 5])}}), "'a', 'Edema': .*24"),
+        (json.dumps({"a": {"Edema": mask(counts=encode(BOX)[:-1])}}), "'a', 'Edema'"),
+        (json.dumps({"a": {"Oedema": mask()}}), "'a': 'Oedema'.*Did you mean 'Edema'"),
+        (json.dumps({"a": {"Fracture": mask()}}), "'Fracture' is not drawn"),
+        (json.dumps({"a": {"Lung Opacity": mask(), "Airspace Opacity": mask()}}), "one finding"),
         (
             json.dumps({"a": {"Edema": mask(), "Atelectasis": mask(encode(BOX.T), [4, 6])}}),
-            "different sizes",
+            "differ in size",
         ),
     ],
 )
 def test_broken_files_are_named(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "theirs.json"
     path.write_text(text)
-    with pytest.raises(BrokenPredictions, match=rf"theirs\.json.*{message}"):
-        read_predictions(path)
+    with pytest.raises(BrokenAnnotations, match=rf"theirs\.json.*{message}"):
+        read_segmentations(path)
 
 
 @pytest.mark.skipif(not SAMPLE.exists(), reason="no CheXlocalize sample beside the repository")
 def test_the_real_segmentations_can_be_read() -> None:
-    images = read_predictions(SAMPLE / "gt_segmentations_val.json")
+    images = read_segmentations(SAMPLE / "gt_segmentations_val.json")
     assert len(images) == 2
     first = images["patient64541_study1_view1_frontal"]
-    assert {"Cardiomegaly", "Enlarged Cardiomediastinum", "Lung Opacity"} <= set(first.masks)
+    assert {"Cardiomegaly", "Enlarged Cardiomediastinum", "Lung Opacity"} <= set(first.counts)

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from chexseg_platform.artifacts import Artifact, open_artifact
+from chexseg_platform.data.chexlocalize import read_segmentations
 from chexseg_platform.data.entries import Entry
 from chexseg_platform.data.rows import make_row
+from chexseg_platform.data.store import index_part
 from chexseg_platform.evaluation.methods import COLUMNS, Method, Predictor, count_rows
-from chexseg_platform.evaluation.predictions import read_predictions
 from chexseg_platform.findings import FINDINGS, OBSERVATIONS
 from chexseg_platform.prediction.inputs import find_inputs
 from chexseg_platform.prediction.model import Model
@@ -53,14 +54,16 @@ def test_masks_and_peaks_are_those_of_the_evaluation(
     dataset: Artifact = make_dataset(tmp_path / "workspace", rows, shards=1)
     predictor = Predictor(Method("mine", 0, open_artifact(Storage(segmenter))), dataset)
     table = dataset.table("rows/00000.parquet", COLUMNS)
+    small = index_part(dataset, "rows/00000.parquet", ["small_masks"])["small_masks"]
+    table = table.append_column("small_masks", small)
     counts, _, expected = count_rows(predictor, table, "00000.parquet", "test")
 
-    found = read_predictions(tmp_path / "out" / "predictions.json")
+    found = read_segmentations(tmp_path / "out" / "predictions.json")
     masks = {(row["image_id"], row["finding"]): row["counts"] for row in expected.to_pylist()}
     assert len(masks) == 5 * len(FINDINGS)
     assert sum(value is not None for value in masks.values()) > 20
     assert masks == {
-        (name, finding): image.masks.get(finding)
+        (name, finding): image.counts.get(finding)
         for name, image in found.items()
         for finding in FINDINGS
     }
@@ -105,12 +108,12 @@ def test_all_formats_hold_the_same_masks(images: Path, tmp_path: Path, model: Mo
         (read.imgs[a["image_id"]]["name"], read.cats[a["category_id"]]["name"]): read.annToMask(a)
         for a in read.anns.values()
     }
-    theirs = read_predictions(out / "predictions.json")
+    theirs = read_segmentations(out / "predictions.json")
     pixels = {(row["image"], row["finding"]): int(row["pixels"]) for row in table_of(out)}
     assert pngs.keys() == pixels.keys()
     for key, mask in pngs.items():
         assert pixels[key] == mask.sum()
-        assert (key in drawn) == (key[1] in theirs[key[0]].masks) == mask.any()
+        assert (key in drawn) == (key[1] in theirs[key[0]].counts) == mask.any()
         if mask.any():
             np.testing.assert_array_equal(drawn[key].astype(bool), mask)
     seg = pydicom.dcmread(out / "dicom-seg" / "dicom.dcm")
@@ -145,10 +148,10 @@ def test_batches_do_not_matter_and_are_bounded(
     told: list[int] = []
     predict(model, inputs, tmp_path / "twos", ["chexlocalize"], progress=told.append)
     assert (sizes, told) == ([5, 2, 2, 1], [1, 2, 3, 4, 5])
-    whole, twos = (read_predictions(tmp_path / n / "predictions.json") for n in ("whole", "twos"))
+    whole, twos = (read_segmentations(tmp_path / n / "predictions.json") for n in ("whole", "twos"))
     assert whole.keys() == twos.keys()
     for name in whole:
-        assert whole[name].masks.keys() == twos[name].masks.keys()
+        assert whole[name].counts.keys() == twos[name].counts.keys()
 
 
 def test_what_cannot_be_read_is_listed_and_the_others_go_on(
@@ -162,7 +165,7 @@ def test_what_cannot_be_read_is_listed_and_the_others_go_on(
         ("cut", "reading"), ("flat", "reading"),
     ]  # fmt: skip
     assert outcome.predicted == 5
-    assert len(read_predictions(out / "predictions.json")) == 5
+    assert len(read_segmentations(out / "predictions.json")) == 5
     lines = (out / "failed.csv").read_text().splitlines()
     assert lines[0] == "image,file,failed,reason"
     assert lines[1].startswith(f"cut,{images}/cut.png,reading,The PNG file is cut short")

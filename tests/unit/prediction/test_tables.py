@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from chexseg_platform.evaluation.predictions import read_predictions
+from chexseg_platform.data.chexlocalize import read_segmentations
 from chexseg_platform.findings import FINDINGS
 from chexseg_platform.prediction.inputs import Input
 from chexseg_platform.prediction.predicted import Failure
@@ -48,10 +48,10 @@ def test_chexlocalizes_file_is_read_back(tmp_path: Path, make_predicted: Callabl
     with chexlocalize_file(tmp_path / "p.json") as add:
         for image in images:
             add(image)
-    read = read_predictions(tmp_path / "p.json")
+    read = read_segmentations(tmp_path / "p.json")
     assert list(read) == ["a", "b"]
-    assert read["a"].masks == images[0].masks
-    assert (read["b"].height, read["b"].width, read["b"].masks) == (3, 9, {})
+    assert read["a"].counts == images[0].masks
+    assert (read["b"].height, read["b"].width, read["b"].counts) == (3, 9, {})
 
 
 def test_names_of_any_bytes_are_listed(tmp_path: Path) -> None:
