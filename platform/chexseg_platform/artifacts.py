@@ -150,9 +150,13 @@ class Artifact:
         return read_part(self.storage, self.part(name))
 
     def table(self, name: str, columns: list[str] | None = None) -> pa.Table:
-        return pq.read_table(
-            io.BytesIO(self.read(name)), columns=columns, page_checksum_verification=True
-        )
+        """Return a Parquet part's columns in the order asked, or all of them; see `read`."""
+        # Not `pq.read_table`: it reads ahead on Arrow's threads, and one of them may still hold
+        # this object's bytes when the interpreter ends. Letting go of them then aborts the process.
+        source = pa.BufferReader(self.read(name))
+        file = pq.ParquetFile(source, pre_buffer=False, page_checksum_verification=True)
+        table = file.read(columns, use_threads=False)
+        return table.select(columns) if columns else table
 
     def tables(self, prefix: str, columns: list[str] | None = None) -> pa.Table:
         """Return all Parquet parts under `prefix` as one table."""

@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -47,6 +49,35 @@ def test_what_is_written_is_read(workspace, made):
     assert workspace.artifacts("other") == []
     with pytest.raises(CorruptArtifact, match="has no part 'nothing'"):
         found.read("nothing")
+
+
+def test_columns_come_in_the_order_asked(workspace):
+    table = TABLE.append_column("c", pa.array([[{"x": n, "y": "t"}] for n in range(1000)]))
+    draft = workspace.draft("kind", "0123")
+    made = finish(draft, draft.write("rows/0.parquet", table))
+    assert made.table("rows/0.parquet", ["c", "a"]) == table.select(["c", "a"])
+    with pytest.raises(KeyError, match="nothing"):
+        made.table("rows/0.parquet", ["a", "nothing"])
+
+
+# A thread of Arrow's that outlives the read may let go of the part's bytes while the interpreter
+# ends, and that aborts the process: about one in a hundred.
+READ = """
+import os
+import sys
+from chexseg_platform.artifacts import Workspace
+found = Workspace(sys.argv[1]).find("kind", "0123")
+before = len(os.listdir("/proc/self/task"))
+for _ in range(3):
+    assert found.table("rows/0.parquet").num_rows == 1000
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in /proc")
+def test_reading_leaves_no_thread_behind(workspace, made):
+    command = [sys.executable, "-c", READ, str(workspace.storage.uri)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "0\n"
 
 
 def test_an_artifact_is_there_once_its_manifest_is(workspace):

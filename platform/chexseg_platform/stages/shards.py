@@ -8,7 +8,6 @@ the object store.
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
@@ -203,9 +201,7 @@ class LabelShards:
 
 
 def read_rows(dataset: Artifact, name: str) -> pa.Table:
-    return pq.read_table(
-        io.BytesIO(dataset.read(name)), columns=COLUMNS, page_checksum_verification=True
-    )
+    return dataset.table(name, COLUMNS)
 
 
 def batches(table: pa.Table, size: int, batch: int) -> Iterator[tuple[Images, pa.Table]]:
