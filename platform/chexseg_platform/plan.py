@@ -19,8 +19,10 @@ from chexseg_platform.models import first_weights
 DATASET, CLASSIFIER, PSEUDOLABELS = "dataset", "classifier", "pseudolabels"
 SEEDS, BOUNDARY = "seeds", "boundary"
 SEGMENTER, EVALUATION, COMPARISON, SWEEP = "segmenter", "evaluation", "comparison", "sweep"
-VERSIONS = dict.fromkeys((DATASET, CLASSIFIER, BOUNDARY, SEGMENTER, SWEEP), 1) | dict.fromkeys(
-    (SEEDS, PSEUDOLABELS, EVALUATION, COMPARISON), 2
+VERSIONS = (
+    dict.fromkeys((DATASET, CLASSIFIER, BOUNDARY, SEGMENTER, SWEEP), 1)
+    | dict.fromkeys((EVALUATION, COMPARISON), 2)
+    | dict.fromkeys((SEEDS, PSEUDOLABELS), 3)
 )
 """Raised when the code makes another content from the same settings."""
 

@@ -44,10 +44,19 @@ def kept_bytes(model: nn.Module, score: Callable[[Tensor], Tensor], input_1CSS: 
 
 
 def rows_within(
-    budget: int, model: nn.Module, score: Callable[[Tensor], Tensor], input_1CSS: Tensor
+    budget: int,
+    model: nn.Module,
+    score: Callable[[Tensor], Tensor],
+    input_1CSS: Tensor,
+    maps: int = 0,
 ) -> int:
-    """Return the most images whose backward pass stays within `budget` bytes; at least 1."""
-    return max(1, int(budget / (HEADROOM * max(1, kept_bytes(model, score, input_1CSS)))))
+    """Return the most images whose backward pass stays within `budget` bytes; at least 1.
+
+    Args:
+        maps: float32 maps of the image's size that are kept besides, for each image of a pass.
+    """
+    held = 4 * maps * input_1CSS[0, 0].numel()
+    return max(1, int(budget / (HEADROOM * max(1, kept_bytes(model, score, input_1CSS)) + held)))
 
 
 def budget_of(wish: float | str, device: torch.device) -> int:

@@ -53,24 +53,26 @@ def method_of(settings: Saliency, classifier: Classifier, budget: int = 2 << 30)
     """
     if settings.method == "grad-cam":
         return partial(_grad_cam, classifier, settings)
-    rows = _Rows(classifier, budget)
     if settings.method == "integrated-gradients":
-        return partial(_integrated, classifier, settings, rows)
-    return _Captum(classifier, settings, rows)
+        wish = settings.integrated
+        # A tolerance has the maps of all nodes kept until the last.
+        maps = 0 if wish.tolerance is None else max(wish.steps, wish.most_steps)
+        return partial(_integrated, classifier, settings, _Rows(classifier, budget, maps))
+    return _Captum(classifier, settings, _Rows(classifier, budget))
 
 
 class _Rows:
     """How many images one pass may hold, measured once an image size."""
 
-    def __init__(self, classifier: Classifier, budget: int) -> None:
-        self._classifier, self._budget = classifier, budget
+    def __init__(self, classifier: Classifier, budget: int, maps: int = 0) -> None:
+        self._classifier, self._budget, self._maps = classifier, budget, maps
         self._known: dict[torch.Size, int] = {}
 
     def __call__(self, input_BCSS: Tensor) -> int:
         shape = input_BCSS.shape[1:]
         if shape not in self._known:
             model = self._classifier
-            self._known[shape] = rows_within(self._budget, model, model, input_BCSS[:1])
+            self._known[shape] = rows_within(self._budget, model, model, input_BCSS[:1], self._maps)
         return self._known[shape]
 
 

@@ -27,6 +27,8 @@ def test_by_hand() -> None:
     assert kept_bytes(model, model, image.expand(3, -1, -1, -1).clone()) == 3 * 2 * 64 * 4
     assert rows_within(int(5 * HEADROOM * 512), model, model, image) == 5
     assert rows_within(1, model, model, image) == 1
+    map_bytes = 4 * image[0, 0].numel()
+    assert rows_within(int(5 * (HEADROOM * 512 + 3 * map_bytes)), model, model, image, 3) == 5
 
 
 def test_twice_the_images_hold_twice_as_much() -> None:
