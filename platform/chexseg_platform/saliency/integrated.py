@@ -23,9 +23,11 @@ of every gap between two nodes is known for nothing, and nodes are added in the 
 gaps. Nothing is thrown away: a gap counts with the mean of the gradients at its ends (trapezoids),
 and a node inside it only changes the weights.
 
-The error of the whole is a sum with signs, so some of it cancels by chance, and a map within the
-tolerance may be off by more than that pixel by pixel. This is so for any rule that is judged by
-completeness.
+Completeness is no bound on single pixels: errors along the line have signs and cancel. What brings
+pixels near is the number of nodes, whatever rule put them there. Maps of a trained DenseNet-121 at
+96 px differ from those of 768 nodes by (median of nine, relative L2) 19 % at 14 nodes that
+completeness chose, 10 % at 38 of these, 9 % at 32 of Gauss-Legendre, 4 % at 64. So `steps` is for
+the pixels, and the tolerance for the sum.
 
 Shapes: B images, C channels, S side, K classes, P wanted (image, class) pairs in row-major order.
 """
@@ -208,7 +210,10 @@ class _Lines:
 def _passes(
     image_Q: NDArray[np.int64], node_Q: NDArray[np.float64], rows: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]]:
-    """Cut queries into passes of at most `rows` points; those of one point share its forward.
+    """Cut queries into even passes of at most `rows` points; those of one point share its forward.
+
+    Even, for a pass has as many backwards as its first point has queries: of full passes the last
+    points of one would wait for many, and a small one be left over.
 
     Yields a query of each point (R,), nodes (R,) and queries (R, T), -1 where a point has fewer
     than T.
@@ -223,8 +228,7 @@ def _passes(
     query_UT = np.full((len(first_U), count_U.max()), -1)
     query_UT[point_Q, np.arange(len(order_Q)) - first_U[point_Q]] = order_Q
     query_UT = query_UT[np.argsort(-count_U, kind="stable")]
-    for begin in range(0, len(query_UT), rows):
-        part_RT = query_UT[begin : begin + rows]
+    for part_RT in np.array_split(query_UT, -(-len(query_UT) // rows)):
         first_R = part_RT[:, 0]
         yield first_R, node_Q[first_R], part_RT[:, : int((part_RT[0] >= 0).sum())]
 
