@@ -212,8 +212,8 @@ def _passes(
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]]:
     """Cut queries into even passes of at most `rows` points; those of one point share its forward.
 
-    Even, for a pass has as many backwards as its first point has queries: of full passes the last
-    points of one would wait for many, and a small one be left over.
+    A pass takes as many backwards as its first point has queries. Even passes mix points of many
+    and of few queries less than full ones with a small one at the end do.
 
     Yields a query of each point (R,), nodes (R,) and queries (R, T), -1 where a point has fewer
     than T.
