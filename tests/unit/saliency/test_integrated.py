@@ -225,6 +225,20 @@ def test_passes_are_shared_among_classes_and_images(model: nn.Module, images: Te
     assert forwards == [4, 1, 15]
 
 
+def test_no_backward_is_of_an_image_that_wants_none(model: nn.Module, images: Tensor) -> None:
+    backwards: list[int] = []
+
+    def counting(batch: Tensor) -> Tensor:
+        if batch.requires_grad:
+            batch.register_hook(lambda gradient: backwards.append(len(gradient)))
+        return model(batch)
+
+    # Twelve points, of which four want 4 classes, four 2 and four 1: three passes of four points,
+    # where passes of five would mix them.
+    integrated_gradients(counting, images, WANTED, steps=4, rows=5)
+    assert backwards == [4] * (4 + 2 + 1)
+
+
 def test_a_score_that_is_not_a_number_is_told(images: Tensor) -> None:
     images[1, 0, 0, 0] = torch.nan
     found = integrated_gradients(polynomial, images, WANTED[:, :2], tolerance=0.1, most_steps=64)
