@@ -111,7 +111,10 @@ def _gain_card(content: Content, reference: str, metrics: Sequence[str]) -> Card
             found = number(gain.relative[-1], sign=True, percent=True)
             note = _tested(gain, content.level)
             rows.append((short(metric), [Cell(found.value, found.interval, note)]))
-    about = f"How much higher the mean over findings of {content.roles.proposed} is, in per cent."
+    about = (
+        f"How much higher the mean of {content.roles.proposed} is, in per cent, over the findings "
+        "that both methods have; the table of means takes all that each has."
+    )
     return Card(f"Gain over {reference}", about, rows, PAPER.get(reference, ""))
 
 
