@@ -233,6 +233,11 @@ class Saliency(Section):
     """Whether maps are kept beside the masks, and where: as the model made them, or at each
     image's original size (tens of megabytes an image)."""
 
+    @property
+    def pays_per_map(self) -> bool:
+        """Whether every map takes passes of its own, as with all methods but Grad-CAM."""
+        return self.method != "grad-cam"
+
     @field_validator("ensemble")
     @classmethod
     def _fields_of_classifier(cls, ensemble: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -15,7 +15,6 @@ from contextlib import suppress
 from itertools import count
 from typing import Any
 
-import numpy as np
 import psutil
 import torch
 from chexseg_platform import config
@@ -140,7 +139,7 @@ def _worker(barrier: Any, rates: Any, work: Any, dataset: Artifact, draft: Any) 
     assert actor.label
     shard = dataset.parts("rows/")[0]
     barrier.wait()
-    rates.put(rate_of(shard.rows or 0, lambda: actor({"part": np.array([shard.name])})))
+    rates.put(rate_of(shard.rows or 0, lambda: actor.item(shard.name)))
 
 
 def _memory(place: Place) -> Iterator[Row]:

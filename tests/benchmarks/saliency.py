@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from itertools import count
 
-import numpy as np
 import torch
 from chexseg_platform import config
 from chexseg_platform.artifacts import Artifact
@@ -56,7 +55,7 @@ def _labelled(
     def ours() -> float:
         actor = labeller()
         assert actor.label  # models are loaded before the clock starts
-        return rate_of(images, lambda: actor({"part": np.array([shard])}))
+        return rate_of(images, lambda: actor.item(shard))
 
     size = int(dataset.summary["size"])
     model, preprocess = load_models(classifier)[0]

@@ -31,6 +31,8 @@ from PIL import Image
 
 pytestmark = pytest.mark.ray
 
+CPU = torch.device("cpu")
+
 NODES = """
 import sys
 from ray.cluster_utils import Cluster
@@ -54,14 +56,13 @@ from chexseg_platform.stages import explain, shards
 from chexseg_platform.stages.context import Context
 
 class Slow(shards.LabelShards):
-    def _shard(self, name):
-        answer = super()._shard(name)
+    def item(self, name, place=0):
+        super().item(name, place)
         time.sleep(2)
-        return answer
 
 shards.LabelShards = Slow
-file, finished, workspace, dataset, classifier = sys.argv[1:]
-experiment = load(file).experiment
+file, finished, workspace, dataset, classifier, *changes = sys.argv[1:]
+experiment = load(file, changes).experiment
 inputs = Workspace(finished)
 explain.explain(
     Context(Workspace(workspace), experiment.resources),
@@ -72,18 +73,21 @@ explain.explain(
 """
 
 
-def receipts(draft: Path) -> set[str]:
-    """Shards that are whole: the receipt that is written last."""
-    return {path.name.removesuffix(".json") for path in (draft / "receipts/images").glob("*.json")}
+SHARDS, PIECES = "images", "pieces/images"
+"""Where the receipts are that are written last, of shards and of pieces."""
 
 
-def settled(draft: Path) -> set[str]:
+def receipts(draft: Path, of: str = SHARDS) -> set[str]:
+    return {path.name.removesuffix(".json") for path in (draft / "receipts" / of).glob("*.json")}
+
+
+def settled(draft: Path, of: str = SHARDS) -> set[str]:
     """Receipts once the killed job's own workers have gone, too."""
-    seen, since = receipts(draft), time.monotonic()
+    seen, since = receipts(draft, of), time.monotonic()
     while time.monotonic() - since < 6:
         time.sleep(0.5)
-        if receipts(draft) != seen:
-            seen, since = receipts(draft), time.monotonic()
+        if receipts(draft, of) != seen:
+            seen, since = receipts(draft, of), time.monotonic()
     return seen
 
 
@@ -94,7 +98,7 @@ def job(
     """Start the same pseudo-labels anew, slowly, in a process and a workspace of their own."""
     begun: list[subprocess.Popen[bytes]] = []
 
-    def start(**environment: str) -> subprocess.Popen[bytes]:
+    def start(*changes: str, **environment: str) -> subprocess.Popen[bytes]:
         script = tmp_path / "slow.py"
         script.write_text(SLOW)
         prints = (finished.chain.dataset, finished.chain.classifier)
@@ -102,7 +106,7 @@ def job(
         with (tmp_path / "log").open("wb") as log:
             begun.append(
                 subprocess.Popen(
-                    [sys.executable, str(script), *places, *prints],
+                    [sys.executable, str(script), *places, *prints, *changes],
                     stdout=log, stderr=log, env=os.environ | environment,
                 )
             )  # fmt: skip
@@ -114,9 +118,9 @@ def job(
         process.wait()
 
 
-def wait_for_a_part(draft: Path, job: subprocess.Popen[bytes]) -> None:
+def wait_for_a_part(draft: Path, job: subprocess.Popen[bytes], of: str = SHARDS) -> None:
     deadline = time.monotonic() + 150
-    while not receipts(draft) and job.poll() is None and time.monotonic() < deadline:
+    while not receipts(draft, of) and job.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)
     assert job.poll() is None, (draft.parents[2] / "log").read_text()[-2000:]
 
@@ -148,17 +152,68 @@ def test_a_killed_job_loses_nothing(
     assert 0 < len(done) < total, "the kill came in the middle"
     assert not (draft / "artifact.json").exists()
 
-    asked: list[str] = []
+    asked: list[dict[str, Any]] = []
     plain = shards._stream
     monkeypatch.setattr(
         shards, "_stream", lambda todo, *rest: (asked.extend(todo), plain(todo, *rest))[1]
     )
     context = new_context(tmp_path / "ws")
     again = stage.explain(context, finished.experiment, finished.dataset, [finished.classifier])
-    assert {name.rpartition("/")[2] for name in asked}.isdisjoint(done)
+    assert {item["part"].rpartition("/")[2] for item in asked}.isdisjoint(done)
     assert len(asked) == total - len(done)
     assert again.summary == undisturbed.summary
     same(finished, tmp_path / "ws")
+
+
+def test_what_takes_long_loses_no_more_than_pieces(
+    finished: Any,
+    tmp_path: Path,
+    job: Callable[..., subprocess.Popen[bytes]],
+    new_context: Callable[[Path], Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wish = {
+        "saliency.method": "integrated-gradients",
+        "saliency.integrated.steps": 2,
+        "saliency.integrated.tolerance": None,
+    }
+    experiment = finished.experiment.variant(wish)
+    print_ = pseudolabels_print(
+        experiment, finished.dataset.fingerprint, [finished.classifier.fingerprint]
+    )
+    draft = tmp_path / "ws" / "pseudolabels" / print_
+    running = job(*(f"{name}={'null' if value is None else value}" for name, value in wish.items()))
+    wait_for_a_part(draft, running, PIECES)
+    running.kill()
+    running.wait()
+    done, images = settled(draft, PIECES), sum(p.rows for p in finished.dataset.parts("rows/"))
+    assert "starting workers" in (tmp_path / "log").read_text()
+
+    asked: list[dict[str, Any]] = []
+    plain = shards._stream
+    monkeypatch.setattr(
+        shards, "_stream", lambda todo, *rest: (asked.extend(todo), plain(todo, *rest))[1]
+    )
+    context = new_context(tmp_path / "ws")
+    made = stage.explain(context, experiment, finished.dataset, [finished.classifier])
+    again = {f"{item['part'].rpartition('/')[2]}-{item['place']:04d}" for item in asked}
+    assert done
+    assert again
+    assert again.isdisjoint(done)
+    assert sum(item["images"] for item in asked) <= images - len(done)
+    label = PseudoLabeller(load_models(finished.classifier), experiment.saliency, CPU)
+    alone = [
+        label(images)[0]
+        for part in finished.dataset.parts("rows/")
+        for images, _ in shards.batches(shards.read_rows(finished.dataset, part.name), 64, 64)
+    ]
+    for column in ("image_id", "finding", "steps", "counts"):
+        found = made.tables("masks/")[column].to_pylist()
+        assert found == pa.concat_tables(alone)[column].to_pylist(), column
+    # One part a shard, and nothing of the pieces is left.
+    assert len(made.parts("masks/")) == len(finished.dataset.parts("rows/"))
+    assert not (draft / "parts" / shards.SCRATCH).exists()
+    assert not (draft / "receipts" / shards.SCRATCH).exists()
 
 
 def test_a_killed_worker_costs_a_part(
@@ -202,7 +257,7 @@ def test_a_lost_node_costs_its_parts(
 def test_equals_a_plain_loop(finished: Any) -> None:
     settings: Saliency = finished.experiment.saliency
     models = load_models(finished.classifier)
-    label = PseudoLabeller(models, settings, torch.device("cpu"))
+    label = PseudoLabeller(models, settings, CPU)
     size = int(finished.dataset.summary["size"])
     made = [
         label(images)
@@ -252,11 +307,11 @@ def test_pools_leave_room_for_the_tasks_that_feed_them() -> None:
     from chexseg_platform.config import Resources
 
     for cpus in (1.0, 2.0, 16.0):
-        workers, each, _ = shards.pool(Resources(), Supply(cpus, 0, cpus, 0), shards=100)
+        workers, each, _ = shards.pool(Resources(), Supply(cpus, 0, cpus, 0), 100)
         assert workers >= 1
         assert workers * each < cpus or cpus == 1.0
-    assert shards.pool(Resources(), Supply(64, 4, 16, 1), shards=30) == (8, 0.5, 0.5)
-    assert shards.pool(Resources(), Supply(64, 4, 16, 1), shards=3) == (3, 0.5, 0.5)
+    assert shards.pool(Resources(), Supply(64, 4, 16, 1), 30) == (8, 0.5, 0.5)
+    assert shards.pool(Resources(), Supply(64, 4, 16, 1), 3) == (3, 0.5, 0.5)
 
 
 def test_integrated_gradients_are_a_method_of_the_same_job(
@@ -337,7 +392,7 @@ def test_an_ensemble_is_averaged_in_one_pass(
     ours, alone = (a.tables("masks/")["counts"].to_pylist() for a in (made, finished.pseudolabels))
     assert ours != alone
     models = [model for artifact in both for model in load_models(artifact)]
-    label = PseudoLabeller(models, experiment.saliency, torch.device("cpu"))
+    label = PseudoLabeller(models, experiment.saliency, CPU)
     plain = [
         label(images)
         for part in finished.dataset.parts("rows/")

@@ -157,7 +157,7 @@ class PseudoLabeller:
 
     def wanted(self, images: Images) -> NDArray[np.bool_] | None:
         """Which maps may become masks, for methods that pay for each; None for Grad-CAM."""
-        if self.settings.method == "grad-cam":
+        if not self.settings.pays_per_map:
             return None
         if self.settings.gate in ("label", "none"):  # which look at no probability
             unseen = np.zeros((len(images.ids), len(FINDINGS)), np.float32)
@@ -177,7 +177,7 @@ class PseudoLabeller:
     def cut(self, images: Images) -> Iterator[Images]:
         """Cut a batch so that the full-size maps of each part fit; Grad-CAM's are small."""
         size, most = images.grey.shape[-1], 1 << 30
-        if self.settings.method != "grad-cam":
+        if self.settings.pays_per_map:
             most = max(1, self.budget // (MAPS_AT_ONCE * len(OBSERVATIONS) * size**2 * 4))
         return images.cut(most)
 

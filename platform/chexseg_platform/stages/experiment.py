@@ -206,7 +206,7 @@ def _look(
     """Draw pages of maps into the workspace and into the run of the pseudo-labels."""
     run = records.stage_run(parent, "explain", pseudolabels.fingerprint)
     context.connect()  # pseudo-labels that were there have not needed it
-    drawn = draw_pages(models, dataset, pseudolabels, pages)
+    drawn = draw_pages(context, models, dataset, pseudolabels, pages)
     storage = context.workspace.storage.join(f"pages/{pseudolabels.fingerprint}")
     for number, page in enumerate(drawn, start=1):
         storage.write(f"saliency-{number:02d}.png", page)

@@ -7,9 +7,10 @@ before, and the page of maps that is drawn after.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -71,9 +72,10 @@ class Models:
     def work(self, thresholds: list[float] | None = None) -> Work:
         """Return what a worker does: load the models once, cut masks batch by batch."""
         build = partial(self.load, thresholds=thresholds)
-        tables = [name for name in schemas_of(self.settings) if name != MAPS]
-        pieces = "" if self.settings.maps == "none" else MAPS
-        return Work(build, tuple(tables), tuple(self.settings.splits), pieces)
+        tables = tuple(name for name in schemas_of(self.settings) if name != MAPS)
+        apart = "" if self.settings.maps == "none" else MAPS
+        pieces = bool(apart) or self.settings.pays_per_map
+        return Work(build, tables, tuple(self.settings.splits), pieces, apart)
 
     def load(
         self,
@@ -115,7 +117,7 @@ def _explain(
         parts = label_shards(context, "explain", work, dataset, draft, supply)
     outputs = draft.so_far(parts)
     with timer("page"):
-        pages = draw_pages(models, dataset, outputs, 1)
+        pages = draw_pages(context, models, dataset, outputs, 1)
     parts += [draft.write("saliency.png", page) for page in pages]
     return draft.finish(
         parts,
@@ -140,18 +142,18 @@ def _thresholds(
         return [math.nan if t is None else t for t in draft.so_far([kept]).json(THRESHOLDS)]
     gpus = 1 if context.connect().gpus else 0
     remote = ray.remote(num_cpus=1, num_gpus=gpus)(_tune)
-    with plain_errors():
-        answer: tuple[list[float], list[float]] = ray.get(
-            remote.remote(models, dataset, list(held), context.resources)
-        )
-    thresholds = answer[0]
+    with context.progress("thresholds", None, "images") as progress, plain_errors():
+        progress.say("tuning on the held patients' masks")
+        images, thresholds = ray.get(remote.remote(models, dataset, list(held), context.resources))
+        progress.update(advance=images)
     draft.write_json(THRESHOLDS, [None if math.isnan(t) else t for t in thresholds])
     return thresholds
 
 
 def _tune(
     models: Models, dataset: Artifact, held: list[str], resources: config.Resources
-) -> tuple[list[float], list[float]]:
+) -> tuple[int, list[float]]:
+    """Return how many images were seen, and a threshold a finding."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     labeller = models.uncut.load(device, resources.saliency_memory)
     size = int(dataset.summary["size"])
@@ -166,7 +168,8 @@ def _tune(
         for images, some in batches(table.filter(wanted), size, batch):
             found.append((images, small_masks(index.slice(start, some.num_rows), size)))
             start += some.num_rows
-    return tune_thresholds(labeller, found)
+    thresholds, _ = tune_thresholds(labeller, found)
+    return sum(len(images.ids) for images, _ in found), thresholds
 
 
 def small_masks(index: pa.Table, size: int) -> NDArray[np.bool_]:
@@ -179,29 +182,36 @@ def small_masks(index: pa.Table, size: int) -> NDArray[np.bool_]:
     return truth
 
 
-def draw_pages(models: Models, dataset: Artifact, outputs: Artifact, count: int) -> list[bytes]:
+def draw_pages(
+    context: Context, models: Models, dataset: Artifact, outputs: Artifact, count: int
+) -> list[bytes]:
     """Draw up to `count` pages of validation images on a worker: PNG files.
 
     A page has 8 rows: image, map, pseudo-mask, and the expert's mask where there is one.
     """
     chosen = choose_cases(outputs, dataset, count * overlays.MAX_ROWS)
+    pages = list[bytes]()
     if not chosen:
-        return []
-    with plain_errors():
-        remote = ray.remote(num_cpus=1)(_draw)
-        pages: list[bytes] = ray.get(remote.remote(models, dataset, chosen))
+        return pages
+    with context.progress("page", len(chosen), "maps") as progress, plain_errors():
+        refs: Any = ray.remote(num_cpus=1)(_draw).remote(models, dataset, chosen)
+        for ref in refs:
+            drawn, page = ray.get(ref)
+            pages.append(page)
+            progress.update(advance=drawn)
     return pages
 
 
-def _draw(models: Models, dataset: Artifact, chosen: Sequence[Chosen]) -> list[bytes]:
+def _draw(
+    models: Models, dataset: Artifact, chosen: Sequence[Chosen]
+) -> Iterator[tuple[int, bytes]]:
+    """Yield pages, each with how many maps it has."""
     labeller = models.uncut.load(torch.device("cpu"))
-    pages = []
     for start in range(0, len(chosen), overlays.MAX_ROWS):
         some = chosen[start : start + overlays.MAX_ROWS]
         cases = [_case(labeller, dataset, item) for item in some]
         page = overlays.saliency_page(cases, title="Saliency of validation images")
-        pages.append(plots.png(page))
-    return pages
+        yield len(some), plots.png(page)
 
 
 def _case(labeller: PseudoLabeller, dataset: Artifact, item: Chosen) -> overlays.MapCase:

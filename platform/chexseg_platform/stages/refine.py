@@ -68,7 +68,8 @@ def _seeds(
 ) -> Artifact:
     draft, timer = context.workspace.draft(plan.SEEDS, print_), Timer()
     plain = settings.model_copy(update={"refine": "none", "threshold": "otsu", "maps": "none"})
-    work = Work(partial(seed_labeller, plain, classifiers), ("seeds",), SPLITS)
+    build = partial(seed_labeller, plain, classifiers)
+    work = Work(build, ("seeds",), SPLITS, pieces=settings.pays_per_map)
     with timer("seeds"):
         parts = label_shards(context, "seeds", work, dataset, draft, context.connect())
     made = draft.so_far(parts).tables("seeds/", ["foreground", "background"])

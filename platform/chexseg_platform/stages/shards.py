@@ -1,15 +1,15 @@
 """A dataset's shards through a pool of actors on Ray Data: shards in, shards out, nothing twice.
 
 Each shard of the dataset becomes one part of every table that a labeller makes, under a name of
-its own, so a job that was cut off goes on with the shards that are missing. A shard travels by
-name only: the actor that holds the models reads it and writes its results, and pixels never cross
-the object store.
+its own, so a job that was cut off goes on with the shards that are missing. Where an image takes
+seconds a shard goes by pieces, so that progress is seen and little is lost; they are joined when
+all are there. A shard travels by name only: the actor that holds the models reads it and writes
+its results, and pixels never cross the object store.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -35,8 +35,9 @@ COLUMNS = [
 
 ACTORS_PER_GPU = 2
 PIECE = 16
-"""Images a part of a table that is written piece by piece, whatever the batch: a rerun must make
-the same parts."""
+"""Images a piece, whatever the batch: a rerun must make the same pieces."""
+SCRATCH = "pieces"
+"""Where they are until all shards are whole."""
 
 
 class Labeller(Protocol):
@@ -55,23 +56,32 @@ class Work:
         build: makes the labeller on a worker: (device, budget in bytes) -> Labeller.
         tables: the names of what it makes; the last one's part says that a shard is whole.
         splits: whose images are taken.
-        pieces: the name of one more table, of which a shard's rows may be too many to hold: it is
-            written in parts of PIECE images; "" for none.
+        pieces: whether a shard is done PIECE images at a time, which are kept until the shard is
+            whole: for what takes so long that a worker's end must not cost a shard.
+        apart: the name of one more table, of which a shard's rows may be too many to hold: its
+            pieces stay parts of their own; "" for none.
     """
 
     build: Callable[[torch.device, float | str], Labeller]
     tables: tuple[str, ...]
     splits: tuple[str, ...]
-    pieces: str = ""
+    pieces: bool = False
+    apart: str = ""
 
-    def outputs(self, name: str) -> list[str]:
-        """Return the parts that a dataset's shard becomes, in the order of writing."""
+    def __post_init__(self) -> None:
+        if self.apart and not self.pieces:
+            raise ValueError(f"{self.apart} is written by pieces, and none are made")
+
+    def outputs(self, name: str) -> dict[str, str]:
+        """Return the part of each table that a dataset's shard becomes, in the order of writing."""
         number = name.rpartition("/")[2]
-        return [f"{table}/{number}" for table in self.tables]
+        return {table: f"{table}/{number}" for table in self.tables}
 
-    def piece(self, name: str, place: int) -> str:
-        """Return the name of one of a shard's pieces."""
-        return f"{self.pieces}/{name.rpartition('/')[2]}-{place:04d}"
+    def piece(self, name: str, place: int) -> dict[str, str]:
+        """Return the part of each table that one of a shard's pieces becomes, likewise."""
+        own = f"{name.rpartition('/')[2]}-{place:04d}"
+        apart = {self.apart: f"{self.apart}/{own}"} if self.apart else {}
+        return apart | {table: f"{SCRATCH}/{table}/{own}" for table in self.tables}
 
 
 def label_shards(
@@ -79,14 +89,18 @@ def label_shards(
 ) -> list[Part]:
     """Do what is not done yet of a dataset's shards, with progress; return all parts."""
     shards = dataset.parts("rows/")
-    todo = [part for part in shards if draft.done(work.outputs(part.name)[-1]) is None]
     images = images_of(dataset, shards, work.splits)
+    todo = [item for name in images for item in missing(draft, work, name, images[name])]
     total = sum(images.values())
     with context.progress(stage, total, "images") as progress:
-        progress.skip(total - sum(images[part.name] for part in todo))
-        for row in _stream([part.name for part in todo], work, dataset, draft, context, supply):
-            progress.update(advance=images[row["part"]])
-    return [part for shard in shards for part in _parts_of(draft, work, shard.name)]
+        progress.skip(total - sum(item["images"] for item in todo))
+        if todo:
+            progress.say("starting workers")
+        for row in _stream(todo, work, dataset, draft, context, supply):
+            progress.update(advance=row["images"])
+    for folder in ("parts", "receipts"):
+        draft.storage.delete(f"{folder}/{SCRATCH}")
+    return [part for name in images for part in _parts_of(draft, work, name)]
 
 
 def images_of(dataset: Artifact, shards: Sequence[Part], splits: Sequence[str]) -> dict[str, int]:
@@ -100,11 +114,33 @@ def images_of(dataset: Artifact, shards: Sequence[Part], splits: Sequence[str]) 
     return found
 
 
+def missing(draft: Draft, work: Work, name: str, images: int) -> list[dict[str, Any]]:
+    """Return what is to be done of a shard: items for a worker, each with how many images it takes.
+
+    A shard whose pieces are all there, and which only wants joining, is an item of no image.
+    """
+    if _whole(draft, work.outputs(name)):
+        return []
+    if not work.pieces:
+        return [{"part": name, "place": 0, "images": images}]
+    starts = enumerate(range(0, images, PIECE))
+    items = [
+        {"part": name, "place": place, "images": min(PIECE, images - start)}
+        for place, start in starts
+        if not _whole(draft, work.piece(name, place))
+    ]
+    return items or [{"part": name, "place": 0, "images": 0}]
+
+
+def _whole(draft: Draft, outputs: Mapping[str, str]) -> bool:
+    return draft.done(list(outputs.values())[-1]) is not None
+
+
 def _parts_of(draft: Draft, work: Work, name: str) -> list[Part]:
     """Return what a finished shard became."""
-    parts = [_receipt(draft, output) for output in work.outputs(name)]
+    parts = [_receipt(draft, output) for output in work.outputs(name).values()]
     pieces = range(parts[-1].info.get("pieces", 0))
-    return parts + [_receipt(draft, work.piece(name, place)) for place in pieces]
+    return parts + [_receipt(draft, work.piece(name, place)[work.apart]) for place in pieces]
 
 
 def _receipt(draft: Draft, name: str) -> Part:
@@ -114,14 +150,14 @@ def _receipt(draft: Draft, name: str) -> Part:
 
 
 def _stream(
-    todo: Sequence[str],
+    todo: Sequence[Mapping[str, Any]],
     work: Work,
     dataset: Artifact,
     draft: Draft,
     context: Context,
     supply: Supply,
 ) -> Iterator[dict[str, Any]]:
-    """Run the shards through a pool of actors; yield a row for each that is written."""
+    """Run items through a pool of actors; yield each when it is written."""
     workers, cpus, gpus = pool(context.resources, supply, len(todo))
     arguments = {
         "work": work,
@@ -131,11 +167,10 @@ def _stream(
         "threads": max(1, int(min(supply.node_cpus, supply.cpus // workers))),
         "memory": context.resources.saliency_memory,
     }
-    items = [{"part": name} for name in todo]
-    yield from pooled(items, LabelShards, arguments, workers=workers, cpus=cpus, gpus=gpus)
+    yield from pooled(todo, LabelShards, arguments, workers=workers, cpus=cpus, gpus=gpus)
 
 
-def pool(wish: config.Resources, supply: Supply, shards: int) -> tuple[int, float, float]:
+def pool(wish: config.Resources, supply: Supply, items: int) -> tuple[int, float, float]:
     """Return how many actors, and the CPUs and GPUs of each.
 
     An actor asks for less than a whole CPU, for a full cluster could otherwise not start the
@@ -146,11 +181,11 @@ def pool(wish: config.Resources, supply: Supply, shards: int) -> tuple[int, floa
     wanted = wish.saliency_workers
     if wanted == "auto":
         wanted = int(supply.gpus) * ACTORS_PER_GPU if gpus else max(1, int(supply.cpus))
-    return max(1, min(int(wanted), shards)), 0.5, gpus
+    return max(1, min(int(wanted), items)), 0.5, gpus
 
 
 class LabelShards:
-    """An actor: models loaded once, then shard names in and receipts out."""
+    """An actor: models loaded once, then items of `missing` in, and out when they are written."""
 
     def __init__(
         self,
@@ -167,6 +202,7 @@ class LabelShards:
         self.batch = forward_batch(self.device, int(dataset.summary["size"]), batch)
         self.memory = memory
         self._label: Labeller | None = None
+        self._read: tuple[str, pa.Table] | None = None
 
     @property
     def label(self) -> Labeller:
@@ -176,28 +212,51 @@ class LabelShards:
         return self._label
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        began = time.monotonic()
-        rows = [self._shard(str(name)) for name in batch["part"]]
-        spent = np.full(len(rows), (time.monotonic() - began) / max(1, len(rows)))
-        return {"part": batch["part"], "rows": np.array(rows), "seconds": spent}
+        for name, place in zip(batch["part"], batch["place"], strict=True):
+            self.item(str(name), int(place))
+        return batch
 
-    def _shard(self, name: str) -> int:
-        table = read_rows(self.dataset, name)
-        kept = table.filter(pc.is_in(table["split"], pa.array(self.work.splits)))
-        size, pieces = int(self.dataset.summary["size"]), 0
+    def item(self, name: str, place: int = 0) -> None:
+        """Do a shard, or where there are pieces one of them."""
+        if self.work.pieces:
+            self._piece(name, place)
+        else:
+            self._write(self._rows(name), self.work.outputs(name))
+
+    def _rows(self, name: str) -> pa.Table:
+        """A shard's rows that are wanted; pieces of one shard come one after the other."""
+        if self._read is None or self._read[0] != name:
+            self._read = None  # not two shards at a time
+            table = read_rows(self.dataset, name)
+            self._read = name, table.filter(pc.is_in(table["split"], pa.array(self.work.splits)))
+        return self._read[1]
+
+    def _piece(self, name: str, place: int) -> None:
+        """Do one piece of a shard; whoever finds that none is missing joins them."""
+        rows, outputs = self._rows(name), self.work.piece(name, place)
+        if place * PIECE < rows.num_rows and not _whole(self.draft, outputs):
+            self._write(rows.slice(place * PIECE, PIECE), outputs)
+        pieces = [self.work.piece(name, i) for i in range(-(-rows.num_rows // PIECE))]
+        # Backwards: they are done about in order, so what is missing is found at once.
+        if all(_whole(self.draft, piece) for piece in reversed(pieces)):
+            self._join(self.work.outputs(name), pieces)
+
+    def _join(self, outputs: Mapping[str, str], pieces: Sequence[Mapping[str, str]]) -> None:
+        info = {"pieces": len(pieces)} if self.work.apart else None
+        for table, output in outputs.items():
+            names = [piece[table] for piece in pieces]
+            parts = self.draft.so_far(_receipt(self.draft, name) for name in names)
+            found = [self.label.schemas[table].empty_table(), *map(parts.table, names)]
+            self.draft.write(output, pa.concat_tables(found), info=info)
+
+    def _write(self, rows: pa.Table, outputs: Mapping[str, str]) -> None:
+        """Label rows, and write what is made of them."""
         made = {table: [schema.empty_table()] for table, schema in self.label.schemas.items()}
-        for images, _ in batches(kept, size, PIECE if self.work.pieces else self.batch):
-            for part in images.cut(self.batch):
-                for rows, found in zip(made.values(), self.label(part), strict=True):
-                    rows.append(found)
-            if self.work.pieces:
-                rows = made[self.work.pieces]
-                self.draft.write(self.work.piece(name, pieces), pa.concat_tables(rows))
-                made[self.work.pieces], pieces = rows[:1], pieces + 1
-        info = {"pieces": pieces} if pieces else None
-        for output, table_name in zip(self.work.outputs(name), self.work.tables, strict=True):
-            self.draft.write(output, pa.concat_tables(made[table_name]), info=info)
-        return table.num_rows
+        for images, _ in batches(rows, int(self.dataset.summary["size"]), self.batch):
+            for tables, found in zip(made.values(), self.label(images), strict=True):
+                tables.append(found)
+        for table, output in outputs.items():
+            self.draft.write(output, pa.concat_tables(made[table]))
 
 
 def read_rows(dataset: Artifact, name: str) -> pa.Table:

@@ -1,14 +1,21 @@
 """Shards through a labeller, without Ray: what is written, whatever the batch."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
-from chexseg_platform.artifacts import Artifact, Part, Workspace
+from chexseg_platform.artifacts import Artifact, Draft, Part, Workspace
 from chexseg_platform.saliency.pseudotable import Images
-from chexseg_platform.stages.shards import PIECE, LabelShards, Work, _parts_of, images_of
+from chexseg_platform.stages.shards import (
+    PIECE,
+    LabelShards,
+    Work,
+    _parts_of,
+    images_of,
+    missing,
+)
 
 ROWS, SIZE, SHARD = 2 * PIECE + 3, 4, "rows/00007"
 
@@ -43,53 +50,102 @@ def dataset(tmp_path: Path) -> Artifact:
     return draft.finish([part], config={}, inputs={}, summary={"size": SIZE})
 
 
-def label(dataset: Artifact, folder: Path, batch: int, **work: Any) -> tuple[Artifact, list[Part]]:
-    draft = Workspace(folder).draft("pseudolabels", "b" * 16)
-    wish = Work(lambda device, memory: Names(), splits=("train",), **work)
-    answer = LabelShards(wish, dataset, draft, batch, 1)({"part": np.array([SHARD])})
-    assert answer["rows"].tolist() == [ROWS + 1]
+def work(*tables: str, **wish: Any) -> Work:
+    return Work(lambda device, memory: Names(), tables, ("train",), **wish)
+
+
+def drafted(folder: Path) -> Draft:
+    return Workspace(folder).draft("pseudolabels", "b" * 16)
+
+
+def label(dataset: Artifact, folder: Path, batch: int, wish: Work) -> tuple[Artifact, list[Part]]:
+    """Do what is missing of the shard."""
+    draft = drafted(folder)
+    actor = LabelShards(wish, dataset, draft, batch, 1)
+    for item in missing(draft, wish, SHARD, ROWS):
+        actor.item(SHARD, item["place"])
+    assert missing(draft, wish, SHARD, ROWS) == []
     parts = _parts_of(draft, wish, SHARD)
     return draft.so_far(parts), parts
 
 
+WANTED = [f"image {number}" for number in range(ROWS + 1) if number != 5]
+TWICE = [name for name in WANTED for _ in range(2)]
+
+
 @pytest.mark.parametrize("batch", [1, 5, PIECE, 64])
-def test_a_large_table_is_written_in_the_same_pieces_whatever_the_batch(
+def test_a_large_table_stays_in_the_same_pieces_whatever_the_batch(
     dataset: Artifact, tmp_path: Path, batch: int
 ) -> None:
-    made, parts = label(dataset, tmp_path / "ws", batch, tables=("once",), pieces="twice")
+    made, parts = label(dataset, tmp_path, batch, work("once", pieces=True, apart="twice"))
     names = [part.name for part in parts]
     assert names == ["once/00007", *(f"twice/00007-{place:04d}" for place in range(3))]
     assert [part.rows for part in parts] == [ROWS, 2 * PIECE, 2 * PIECE, 6]
-    wanted = [f"image {number}" for number in range(ROWS + 1) if number != 5]
-    assert made.tables("once/")["image_id"].to_pylist() == wanted
-    twice = made.tables("twice/")["image_id"].to_pylist()
-    assert twice == [name for name in wanted for _ in range(2)]
+    assert made.tables("once/")["image_id"].to_pylist() == WANTED
+    assert made.tables("twice/")["image_id"].to_pylist() == TWICE
+
+
+@pytest.mark.parametrize("pieces", [False, True])
+def test_a_shard_is_one_part_of_every_table(
+    dataset: Artifact, tmp_path: Path, pieces: bool
+) -> None:
+    made, parts = label(dataset, tmp_path, 8, work("once", "twice", pieces=pieces))
+    assert [part.name for part in parts] == ["once/00007", "twice/00007"]
+    assert made.table("once/00007")["image_id"].to_pylist() == WANTED
+    assert made.table("twice/00007")["image_id"].to_pylist() == TWICE
+
+
+def test_pieces_are_done_in_any_order_and_by_anyone(dataset: Artifact, tmp_path: Path) -> None:
+    wish, draft = work("once", "twice", pieces=True), drafted(tmp_path)
+    first, second = (LabelShards(wish, dataset, draft, 64, 1) for _ in range(2))
+    items = missing(draft, wish, SHARD, ROWS)
+    assert [(item["place"], item["images"]) for item in items] == [(0, PIECE), (1, PIECE), (2, 3)]
+    second.item(SHARD, 2)
+    assert [item["place"] for item in missing(draft, wish, SHARD, ROWS)] == [0, 1]
+    first.item(SHARD, 0)
+    assert draft.done("twice/00007") is None
+    second.item(SHARD, 1)
+    assert missing(draft, wish, SHARD, ROWS) == []
+    made = draft.so_far(_parts_of(draft, wish, SHARD))
+    assert made.table("once/00007")["image_id"].to_pylist() == WANTED
 
 
 def test_pieces_of_an_attempt_that_was_cut_off_stand(dataset: Artifact, tmp_path: Path) -> None:
-    first = Workspace(tmp_path / "ws").draft("pseudolabels", "b" * 16)
-    names = [f"image {number}" for number in range(PIECE + 1) if number != 5]
-    rows = pa.table({"image_id": [name for name in names for _ in range(2)]})
-    piece = first.write("twice/00007-0000", rows)
-    _, parts = label(dataset, tmp_path / "ws", 64, tables=("once",), pieces="twice")
-    assert parts[1] == piece
+    """Its tables are read, not made again: they hold what no labeller would say."""
+    wish, draft = work("once", "twice", pieces=True), drafted(tmp_path)
+    for table, rows in (("once", ["kept"] * PIECE), ("twice", ["kept"] * 2 * PIECE)):
+        draft.write(wish.piece(SHARD, 0)[table], pa.table({"image_id": rows}))
+    made, _ = label(dataset, tmp_path, 64, wish)
+    assert made.table("once/00007")["image_id"].to_pylist() == ["kept"] * PIECE + WANTED[PIECE:]
 
 
-def test_without_pieces_a_shard_is_one_part_of_every_table(
-    dataset: Artifact, tmp_path: Path
-) -> None:
-    _, parts = label(dataset, tmp_path / "ws", 8, tables=("once", "twice"))
-    assert [part.name for part in parts] == ["once/00007", "twice/00007"]
-    assert [part.rows for part in parts] == [ROWS, 2 * ROWS]
+def test_a_shard_whose_pieces_are_all_there_is_joined(dataset: Artifact, tmp_path: Path) -> None:
+    """As when a worker ended between its last piece and the joining."""
+    wish, draft = work("once", pieces=True), drafted(tmp_path)
+    for place, rows in enumerate((PIECE, PIECE, 3)):
+        draft.write(wish.piece(SHARD, place)["once"], pa.table({"image_id": ["kept"] * rows}))
+    items = missing(draft, wish, SHARD, ROWS)
+    assert items == [{"part": SHARD, "place": 0, "images": 0}]
+    made, _ = label(dataset, tmp_path, 64, wish)
+    assert made.table("once/00007").num_rows == ROWS
 
 
+@pytest.mark.parametrize("pieces", [False, True])
 def test_a_shard_without_a_wanted_image_gives_empty_tables(
-    dataset: Artifact, tmp_path: Path
+    dataset: Artifact, tmp_path: Path, pieces: bool
 ) -> None:
-    draft = Workspace(tmp_path / "ws").draft("pseudolabels", "b" * 16)
-    wish = Work(lambda device, memory: Names(), ("once",), ("valid",), "twice")
-    LabelShards(wish, dataset, draft, 8, 1)({"part": np.array([SHARD])})
+    apart = "twice" if pieces else ""
+    wish = replace(work("once", pieces=pieces, apart=apart), splits=("valid",))
+    draft = drafted(tmp_path)
+    items = missing(draft, wish, SHARD, 0)
+    assert [item["images"] for item in items] == [0]
+    LabelShards(wish, dataset, draft, 8, 1).item(SHARD)
     assert [(part.name, part.rows) for part in _parts_of(draft, wish, SHARD)] == [("once/00007", 0)]
+
+
+def test_no_table_stays_in_pieces_where_there_are_none() -> None:
+    with pytest.raises(ValueError, match="none are made"):
+        work("once", apart="twice")
 
 
 @pytest.mark.parametrize(
