@@ -14,11 +14,14 @@ from typing import Any
 import ray
 import ray.data
 from numpy.typing import NDArray
+from ray.exceptions import RayError
 
 from chexseg_platform.cluster import here
 from chexseg_platform.stages.errors import rows_of
 
 Batch = dict[str, NDArray[Any]]
+CLOSING_SECONDS = 10.0
+"""For an answer that takes a millisecond; the machine may be busy."""
 
 
 @ray.remote(num_cpus=0)
@@ -95,7 +98,20 @@ def pooled(
     try:
         yield from rows_of(ds)
     finally:
-        for worker in ray.get(roll.close.remote()):
-            ray.kill(worker)
-        # Late ones find no roll to sign, which ends them as well.
-        ray.kill(roll)
+        _dismiss(roll)
+
+
+def _dismiss(roll: Any) -> None:
+    """Kill who works in the pool.
+
+    Ray may be gone itself: whoever ends a process group ends the services of a private Ray with
+    the driver, which would wait for them for a minute and then be aborted.
+    """
+    try:
+        signed = ray.get(roll.close.remote(), timeout=CLOSING_SECONDS)
+    except RayError:
+        return
+    for worker in signed:
+        ray.kill(worker)
+    # Late ones find no roll to sign, which ends them as well.
+    ray.kill(roll)
