@@ -78,19 +78,50 @@ class Table(Section):
     """Take only the first images; for a quick try."""
 
 
+class Collection(Section):
+    """Images with a mask file for each structure, in one of the layouts that are read."""
+
+    layout: Literal["jsrt", "covid-qu-ex", "montgomery", "shenzhen", "folder"]
+    root: str
+    """Its folder. folder: `images/NAME.png` and `masks/STRUCTURE/NAME.png`, with or without
+    `train`, `valid` and `test` above."""
+    masks: str | None = None
+    """Of jsrt and shenzhen: the folder of the masks, where they lie apart."""
+    tree: Literal["infection", "lungs"] = "infection"
+    """Of covid-qu-ex: which of its two trees; infection has lung masks, too."""
+    test_fold: Literal[1, 2] = 2
+    """Of jsrt: which of SCR's folds is tested on."""
+    valid: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the patients for validation, where the collection has no such split."""
+    test: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Share of the patients for the test, where it has no such split."""
+    seed: Seed = 0
+    """Of these shares."""
+    limit: Positive | None = None
+    """Take only the first images; for a quick try."""
+
+    @model_validator(mode="after")
+    def _some_to_learn_from(self) -> Collection:
+        if self.valid + self.test >= 1:
+            raise ValueError("valid and test together must be below 1, or nothing is left to learn")
+        return self
+
+
 class Data(Section):
     """Which images, and the square size at which everything runs."""
 
     phantom: Phantom | None = None
     tables: list[Table] = Field(default_factory=list)
+    collections: list[Collection] = Field(default_factory=list)
     size: Annotated[int, Field(ge=32, le=2048)] = 320
     views: list[View] = Field(default=["frontal", "lateral"], min_length=1)
     max_rejected: Fraction = 0.01
 
     @model_validator(mode="after")
     def _one_source(self) -> Data:
-        if (self.phantom is None) == (not self.tables):
-            raise ValueError("give either data.phantom or data.tables, and not both")
+        given = [self.phantom is not None, bool(self.tables), bool(self.collections)]
+        if sum(given) != 1:
+            raise ValueError("give one of data.phantom, data.tables and data.collections")
         return self
 
 

@@ -155,6 +155,11 @@ def _fields_with_paths(value: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
         for name in ("table", "root", "labels", "truth", "benchmark", "points"):
             if isinstance(table, dict):
                 yield f"data.tables.{number}.{name}", table, name
+    collections = _section(value, "data").get("collections")
+    for number, collection in enumerate(collections if isinstance(collections, list) else []):
+        for name in ("root", "masks"):
+            if isinstance(collection, dict):
+                yield f"data.collections.{number}.{name}", collection, name
     for key, name in (("classifier", "weights"), ("segmenter", "init"), ("resources", "cache")):
         yield f"{key}.{name}", _section(value, key), name
     arms = _section(value, "arms")

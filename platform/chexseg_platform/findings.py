@@ -1,4 +1,4 @@
-"""One vocabulary: the 14 observations of CheXpert and the 10 findings of CheXlocalize.
+"""One vocabulary: CheXpert's 14 observations, CheXlocalize's 10 findings, organs and infection.
 
 Every array whose axis is "observation" or "finding" follows the order given here. Names from
 files and from users go through `canonical`, so that "Airspace Opacity" (CheXlocalize's JSON)
@@ -63,6 +63,30 @@ ALIASES: dict[str, str] = {
 FINDING_TO_OBSERVATION: tuple[int, ...] = tuple(OBSERVATIONS.index(name) for name in FINDINGS)
 """Index of each finding among the observations: `labels[:, FINDING_TO_OBSERVATION]`."""
 
+RIGHT_LUNG, LEFT_LUNG, HEART = "Right Lung", "Left Lung", "Heart"
+RIGHT_CLAVICLE, LEFT_CLAVICLE = "Right Clavicle", "Left Clavicle"
+LUNGS, CLAVICLES, INFECTION = "Lungs", "Clavicles", "COVID-19 Infection"
+
+ORGANS: tuple[str, ...] = (RIGHT_LUNG, LEFT_LUNG, HEART, RIGHT_CLAVICLE, LEFT_CLAVICLE)
+"""The five organs of the SCR database. Sides are the patient's: the right lung lies on the left."""
+
+WHOLE: dict[str, tuple[str, ...]] = {
+    LUNGS: (RIGHT_LUNG, LEFT_LUNG),
+    CLAVICLES: (RIGHT_CLAVICLE, LEFT_CLAVICLE),
+}
+"""A structure of two sides -> its sides, of which its mask is the union."""
+
+MIRRORED: dict[str, str] = {
+    RIGHT_LUNG: LEFT_LUNG, LEFT_LUNG: RIGHT_LUNG,
+    RIGHT_CLAVICLE: LEFT_CLAVICLE, LEFT_CLAVICLE: RIGHT_CLAVICLE,
+}  # fmt: skip
+"""What a structure becomes where left and right are swapped; the others stay themselves."""
+
+STRUCTURES: tuple[str, ...] = (*ORGANS, *WHOLE, INFECTION)
+"""What is no observation of CheXpert and has masks."""
+
+_STRUCTURE_ALIASES = {"lung": LUNGS, "clavicle": CLAVICLES, "infection": INFECTION}
+_BY_STRUCTURE = {name.casefold(): name for name in STRUCTURES} | _STRUCTURE_ALIASES
 _BY_KEY = {name.casefold(): name for name in OBSERVATIONS} | ALIASES
 
 
@@ -82,3 +106,13 @@ def canonical(name: str) -> str:
     near = get_close_matches(key, _BY_KEY, n=1)
     hint = f" Did you mean {_BY_KEY[near[0]]!r}?" if near else ""
     raise UnknownFinding(f"{name!r} is not a CheXpert observation.{hint}")
+
+
+def structure(name: str) -> str:
+    """Return our spelling of a structure's name (a folder's), or the name as it is.
+
+    Case, underscores and spaces do not matter; an observation's name is understood as well.
+    """
+    plain = " ".join(name.replace("_", " ").split())
+    key = plain.casefold()
+    return _BY_STRUCTURE.get(key) or _BY_KEY.get(key) or plain

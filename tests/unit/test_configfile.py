@@ -103,7 +103,7 @@ def test_an_empty_section_by_an_override(file):
 def test_missing_fields_and_sources(file):
     assert refused(file("name: x\n")) == "FILE: data is missing"
     assert refused(file("data: {phantom: {}}\n")) == "FILE: name is missing"
-    source = "data: give either data.phantom or data.tables, and not both"
+    source = "data: give one of data.phantom, data.tables and data.collections"
     assert refused(file("name: x\ndata: {}\n")) == f"FILE:2: {source}"
     both = "name: x\ndata:\n  phantom: {}\n  tables: [{table: t.csv, split: train}]\n"
     assert refused(file(both)) == f"FILE:2: {source}"

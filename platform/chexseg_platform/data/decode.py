@@ -27,7 +27,9 @@ MAX_BYTES = 512 * 2**20
 _END = 4096
 _MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I", "F", "I;16")
 
-REASONS = ("missing", "truncated", "format", "constant", "too-large", "dicom", "decode")
+JSRT_SIDE, JSRT_LEVELS = 2048, 4096
+
+REASONS = ("missing", "truncated", "format", "constant", "too-large", "dicom", "decode", "mask")
 """Reason codes of `UnreadableInput`, as they appear in the table of rejected inputs."""
 
 _OTHER_FORMATS = {
@@ -74,6 +76,35 @@ def read_grey(
             from inside the file.
     """
     return grey_from_bytes(_read_bytes(Path(path), max_bytes), max_pixels=max_pixels)
+
+
+def read_jsrt(path: str | Path) -> Grey:
+    """Read an image of the JSRT database: uint8, 2048 x 2048, 0 is black (air).
+
+    The file has no header: big-endian 16-bit numbers below 4096, row by row, of which the highest
+    is the darkest film.
+
+    Raises:
+        UnreadableInput: as `read_grey`; "truncated" or "decode" for a file of another length.
+    """
+    data = _read_bytes(Path(path), MAX_BYTES)
+    wanted = 2 * JSRT_SIDE**2
+    if len(data) != wanted:
+        raise UnreadableInput(
+            "truncated" if len(data) < wanted else "decode",
+            f"The file has {len(data):,} bytes; an image of JSRT has {wanted:,}: fetch it again.",
+        )
+    values = np.frombuffer(data, ">u2").reshape(JSRT_SIDE, JSRT_SIDE)
+    if values.max() >= JSRT_LEVELS:
+        raise UnreadableInput(
+            "decode",
+            f"A pixel has the value {values.max():,}; those of JSRT are below {JSRT_LEVELS:,}: "
+            "this is another image, or its bytes were swapped.",
+        )
+    image = ((JSRT_LEVELS - 1 - values) >> 4).astype(np.uint8)
+    if image.min() == image.max():
+        raise UnreadableInput("constant", "Every pixel has the same value: there is no picture.")
+    return image
 
 
 def read_size(path: str | Path) -> tuple[int, int]:

@@ -103,6 +103,20 @@ class Outlines:
         return MaskSet(self.height, self.width, counts)
 
 
+@dataclass(frozen=True, slots=True)
+class MaskFiles:
+    """Mask files of one image: structure -> files, of which its mask is the union.
+
+    They are read where the image is read, which may be on another machine.
+
+    Attributes:
+        absent: structures whose file is not there: the image cannot be used.
+    """
+
+    files: Mapping[str, Sequence[str]]
+    absent: Sequence[str] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """One image as its tables describe it.
@@ -114,10 +128,13 @@ class Entry:
         sex: "Male", "Female" or None. age: years or None.
         split: "train", "valid" or "test".
         source: the file's path below the root that was read, with "/".
-        path: absolute path; the file itself may carry another suffix, see `resolve`.
+        path: absolute path; the file itself may carry another suffix, see `resolve`; "" where a
+            mask has no image.
         labels: 14 values in the order of OBSERVATIONS: 1, 0, -1 (uncertain), None (blank).
         masks, benchmark_masks: what the experts, and second readers, drew; None: nobody read it.
         benchmark_points: finding -> most representative points (x, y) of second readers.
+        mask_files: what experts drew, where it lies in files; `masks` is None then.
+        format: "jsrt" for raw pixels that no content tells, else "".
     """
 
     image_id: str
@@ -134,6 +151,8 @@ class Entry:
     masks: MaskSet | Outlines | None = None
     benchmark_masks: MaskSet | Outlines | None = None
     benchmark_points: Mapping[str, Sequence[tuple[float, float]]] | None = None
+    mask_files: MaskFiles | None = None
+    format: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,14 +7,15 @@ frame's size and a version, for a reader must not guess either from the data.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from PIL import Image
 
-from chexseg_platform.data.decode import MAX_PIXELS, UnreadableInput, read_grey
+from chexseg_platform.data.decode import MAX_PIXELS, UnreadableInput, read_grey, read_jsrt
 from chexseg_platform.data.entries import (
     Entry,
     MaskSet,
@@ -25,6 +26,7 @@ from chexseg_platform.data.entries import (
     resolve,
 )
 from chexseg_platform.data.geometry import Letterbox, letterbox
+from chexseg_platform.data.masked.read import read_mask_files
 from chexseg_platform.findings import OBSERVATIONS
 
 VERSION = 1
@@ -123,9 +125,10 @@ def make_row(entry: Entry, size: int, *, max_pixels: int = MAX_PIXELS) -> ImageR
         UnreadableInput: the file is missing or cannot be used; it carries a reason.
         MaskSizeError: the expert masks are not of this image.
     """
-    path = resolve(entry.path)
-    # read_grey tells what else it is, where there is something else than a file.
-    image = read_grey(path if path is not None else entry.path, max_pixels=max_pixels)
+    image = _read(entry, max_pixels)
+    if entry.mask_files is not None:
+        drawn = read_mask_files(entry.mask_files)
+        entry, image = replace(entry, masks=drawn), _as_coarse(image, drawn)
     height, width = image.shape
     check_mask_size(entry, height, width)
     return ImageRow(
@@ -146,6 +149,28 @@ def make_row(entry: Entry, size: int, *, max_pixels: int = MAX_PIXELS) -> ImageR
         benchmark_masks=_fitted(entry.benchmark_masks, height, width),
         benchmark_points=_points(entry, height, width),
     )
+
+
+def _read(entry: Entry, max_pixels: int) -> NDArray[np.uint8]:
+    if not entry.path:
+        raise UnreadableInput("missing", "There is a mask of this name, but no image.")
+    path = resolve(entry.path)
+    # The readers tell what else it is, where there is something else than a file.
+    where = path if path is not None else entry.path
+    return read_jsrt(where) if entry.format == "jsrt" else read_grey(where, max_pixels=max_pixels)
+
+
+def _as_coarse(image: NDArray[np.uint8], drawn: MaskSet) -> NDArray[np.uint8]:
+    """Return an image that is finer than its masks as coarse as they are, as SCR's are for JSRT.
+
+    Experts are compared with at the resolution that they drew at. Another aspect is left for
+    `check_mask_size` to refuse.
+    """
+    height, width = image.shape
+    if drawn.height >= height or abs(drawn.height * width / (height * drawn.width) - 1) > 0.01:
+        return image
+    size = (drawn.width, drawn.height)
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
 
 
 def rejection(entry: Entry, problem: ValueError) -> dict[str, str]:

@@ -11,11 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from chexseg_platform.config import Data, Phantom, Table
+from chexseg_platform.config import Collection, Data, Phantom, Table
 from chexseg_platform.data.chexlocalize import attach, read_masks, read_points
 from chexseg_platform.data.chexpert import find_table, read_chexpert, read_labels
 from chexseg_platform.data.chexpert_plus import label_file, read_chexpert_plus, read_label_lines
 from chexseg_platform.data.entries import SPLITS, Entry, file_state
+from chexseg_platform.data.masked.collection import read_collection
 from chexseg_platform.data.splits import assert_disjoint
 from chexseg_platform.data.tables import Pick, spread
 from chexseg_platform.findings import OBSERVATIONS
@@ -72,9 +73,10 @@ def phantom_tables(folder: Path, phantom: Phantom) -> list[Table]:
 
 
 def read_entries(data: Data, phantom: Path | None = None) -> list[Entry]:
-    """Read every table of an experiment: entries in the tables' order.
+    """Read every table or collection of an experiment: entries in their order.
 
     Raises:
+        NoCollection: a folder does not hold the layout that was named.
         BrokenTable, BrokenAnnotations, UnknownImages: naming file and place.
         PatientInTwoSplits: a patient may be in one split only.
         ImagesTwice: an image may be in one table only.
@@ -83,6 +85,8 @@ def read_entries(data: Data, phantom: Path | None = None) -> list[Entry]:
     entries: list[Entry] = []
     for table in tables_of(data, phantom):
         entries.extend(read_table(table, data.views))
+    for collection in data.collections:
+        entries.extend(read_collection(collection))
     if not entries:
         raise NoImages(
             f"the tables hold no {' or '.join(data.views)} image; check data.tables and data.views"
@@ -97,8 +101,8 @@ def assert_once(entries: Iterable[Entry]) -> None:
     twice = [name for name, count in Counter(e.image_id for e in entries).items() if count > 1]
     if twice:
         raise ImagesTwice(
-            f"{len(twice):,} images are in more than one table, such as {twice[0]}; "
-            "list each image once in data.tables",
+            f"{len(twice):,} images are in more than one table or collection, such as {twice[0]}; "
+            "list each image once in data",
             twice,
         )
 
@@ -175,6 +179,8 @@ def content(data: Data) -> dict[str, Any]:
     shared = {"size": data.size, "views": sorted(data.views)}
     if data.phantom is not None:
         return {**shared, "phantom": data.phantom.model_dump()}
+    if data.collections:
+        return {**shared, "collections": [_collection_content(item) for item in data.collections]}
     return {**shared, "tables": [_table_content(table) for table in data.tables]}
 
 
@@ -194,13 +200,40 @@ def _table_content(table: Table) -> dict[str, Any]:
 def _sample(table: Table) -> str:
     """Return a digest of some of a table's images, evenly spread over its rows."""
     some = _read(table, partial(spread, most=SAMPLED, limit=table.limit))
-    states = [[entry.image_id, file_state(entry.path)] for entry in some]
+    return _states([(entry.image_id, entry.path) for entry in some])
+
+
+def _collection_content(wish: Collection) -> dict[str, Any]:
+    """Names and splits count in full, images and masks by a sample of each."""
+    entries = read_collection(wish)
+    drawn = [
+        (f"{entry.image_id} {name}", path)
+        for entry in entries
+        if entry.mask_files is not None
+        for name, paths in entry.mask_files.files.items()
+        for path in paths
+    ]
+    seen = [(entry.image_id, entry.path) for entry in entries]
+    return {
+        "layout": wish.layout,
+        "names": hashlib.sha256(
+            json.dumps([[e.image_id, e.patient, e.split] for e in entries]).encode()
+        ).hexdigest(),
+        "images": _states(spread(seen, SAMPLED)),
+        "masks": _states(spread(drawn, SAMPLED)),
+    }
+
+
+def _states(files: Iterable[tuple[str, str]]) -> str:
+    """Return a digest of some files' contents, each with a name."""
+    states = [[name, file_state(path)] for name, path in files]
     return hashlib.sha256(json.dumps(states).encode()).hexdigest()
 
 
 def states_of(data: Data, names: Iterable[str]) -> list[str]:
     """Return `file_state` of the images that entries name as their `source`."""
     roots = list(dict.fromkeys(root_of(table).absolute() for table in data.tables))
+    roots += [Path(collection.root).absolute() for collection in data.collections]
     found = ([file_state(root / name) for root in roots] for name in names)
     return [next((state for state in each if state != "missing"), "missing") for each in found]
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, TypeVar
 
 from chexseg_platform.data.entries import BrokenTable
 from chexseg_platform.findings import OBSERVATIONS, UnknownFinding, canonical
@@ -38,16 +38,18 @@ VIEWS: dict[str, str | None] = {"Frontal": "frontal", "Lateral": "lateral", "": 
 Row = tuple[int, list[str]]
 """A record's number and its cells."""
 
+Item = TypeVar("Item")
+
 Pick = Callable[[Iterable[Row]], Iterable[Row]]
 """Chooses among a table's rows."""
 
 
-def spread(rows: Iterable[Row], most: int, limit: int | None = None) -> list[Row]:
+def spread(rows: Iterable[Item], most: int, limit: int | None = None) -> list[Item]:
     """Return at most `most` rows, evenly spread over the first `limit` (all where None).
 
     One pass, which keeps every row, then every second, every fourth, ...
     """
-    kept: list[Row] = []
+    kept: list[Item] = []
     stride = 1
     for place, row in enumerate(islice(rows, limit)):
         if place % stride:
