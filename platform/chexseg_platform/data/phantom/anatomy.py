@@ -7,7 +7,7 @@ and mediastinum take their width from the truth, since an enlarged one is a find
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,7 @@ class Scene:
         vessels: the lungs' vascular pattern, added at the end as findings change it.
         density: attenuation so far.
         base: Y of the right dome of the diaphragm.
+        clavicles: occupancy in [0, 1] of both, in a frontal view.
     """
 
     frame: Frame
@@ -57,7 +58,7 @@ class Scene:
     vessels: Field
     density: Field
     base: float
-    extra: dict[str, Field] = field(default_factory=dict)
+    clavicles: Field | None = None
 
 
 def sample_patient(rng: Rng) -> Patient:
@@ -112,13 +113,15 @@ def frontal(
     # Findings show where there is lung to show them against.
     open_air = np.float32(1) - np.float32(0.8) * solid
     lungs = {side: lung * open_air for side, lung in sides.items()}
-    bones = _bones(frame, patient, projection, wall, base, rng)
+    bones = _bones(frame, patient, wall, base)
+    shoulders, clavicles = _shoulders(frame, projection, rng)
+    bones += shoulders
     density += np.float32(patient.bone) * bones * (1 - np.float32(0.5) * heart_field)
     if patient.sex == "Female":
         density += _breasts(frame, patient, base, rng)
     return Scene(
         frame, patient, "frontal", projection, lungs, wall, heart_field, middle,
-        _vessels(frame, base, lungs, twist, rng), density, base,
+        _vessels(frame, base, lungs, twist, rng), density, base, clavicles,
     )  # fmt: skip
 
 
@@ -195,10 +198,8 @@ def _abdomen(frame: Frame, base: float, wall: Field, rng: Rng) -> Field:
     return result
 
 
-def _bones(
-    frame: Frame, patient: Patient, projection: str, wall: Field, base: float, rng: Rng
-) -> Field:
-    """Ribs (two periodic families of arcs), spine, trachea (negative), clavicles and shoulders."""
+def _bones(frame: Frame, patient: Patient, wall: Field, base: float) -> Field:
+    """Ribs (two periodic families of arcs), spine, trachea (negative)."""
     ax, x, y = np.abs(frame.x), frame.x, frame.y
     gap = patient.rib_gap
     cage = ramp(np.float32(1.03) - wall, 0.02)
@@ -214,7 +215,7 @@ def _bones(
     bones += np.float32(0.12) * bump(x, 0.15) * vertebrae
     trachea = bump(x - np.float32(0.01), 0.075) * ramp(np.float32(0.5) - y, 0.1)
     bones -= np.float32(0.2) * trachea
-    return bones + _shoulders(frame, projection, rng)
+    return bones
 
 
 def _arcs(level: NDArray[Any], gap: float, phase: float, half: float) -> Field:
@@ -226,8 +227,11 @@ def _arcs(level: NDArray[Any], gap: float, phase: float, half: float) -> Field:
     )
 
 
-def _shoulders(frame: Frame, projection: str, rng: Rng) -> Field:
-    """Clavicles, scapulae (over the lungs when the arms hang) and heads of the humeri."""
+def _shoulders(frame: Frame, projection: str, rng: Rng) -> tuple[Field, Field]:
+    """Clavicles, scapulae (over the lungs when the arms hang) and heads of the humeri.
+
+    Returns what they add, and where the clavicles are.
+    """
     ax, y = np.abs(frame.x), frame.y
     high = rng.uniform(-0.02, 0.1) if projection == "AP" else rng.uniform(0.06, 0.2)
     rise = np.float32(rng.uniform(0.08, 0.22))
@@ -241,7 +245,7 @@ def _shoulders(frame: Frame, projection: str, rng: Rng) -> Field:
     head = np.square((ax - np.float32(1.32)) / np.float32(0.17))
     head += np.square((y - np.float32(0.1)) / np.float32(0.17))
     humerus = np.float32(0.2) * ramp(1 - head, 0.3)
-    return np.float32(0.15) * clavicle + np.float32(0.06) * scapula + humerus
+    return np.float32(0.15) * clavicle + np.float32(0.06) * scapula + humerus, clavicle
 
 
 def _breasts(frame: Frame, patient: Patient, base: float, rng: Rng) -> Field:

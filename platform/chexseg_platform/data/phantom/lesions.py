@@ -95,7 +95,7 @@ def _sides(scene: Scene, both: float, rng: Rng) -> list[str]:
     return sides if rng.random() < both else [sides[int(rng.integers(len(sides)))]]
 
 
-def _patch(
+def patch(
     scene: Scene, side: str, x: float, y: float, rx: float, ry: float, rough: float, rng: Rng
 ) -> Field:
     """A cloud in one lung: an ellipse whose edge is frayed by noise, fading over its outer half."""
@@ -126,7 +126,7 @@ def _consolidation(scene: Scene, rng: Rng) -> list[Lesion]:
     for side in _sides(scene, 0.3, rng):
         x, y = _spot(scene, side, 0.35, 1.2, rng)
         size = rng.uniform(0.18, 0.42)
-        shape = _patch(scene, side, x, y, size, size * rng.uniform(0.7, 1.2), 0.22, rng)
+        shape = patch(scene, side, x, y, size, size * rng.uniform(0.7, 1.2), 0.22, rng)
         mottle = np.float32(1) + np.float32(0.2) * noise(scene.frame.shape, 30, rng)
         scene.density += contrast("Consolidation", rng) * shape * mottle
         lesions.append(Lesion("Consolidation", shape))
@@ -139,7 +139,7 @@ def _atelectasis(scene: Scene, rng: Rng) -> list[Lesion]:
     for side in _sides(scene, 0.45, rng):
         x, y = _spot(scene, side, 0.72, 1.25, rng)
         amount, wide = contrast("Atelectasis", rng), rng.uniform(0.2, 0.42)
-        shape = _patch(scene, side, x, y, wide, rng.uniform(0.12, 0.24), 0.15, rng)
+        shape = patch(scene, side, x, y, wide, rng.uniform(0.12, 0.24), 0.15, rng)
         scene.density += np.float32(0.45) * amount * shape
         for _ in range(int(rng.integers(1, 4))):
             tilt, thick = rng.normal(0, 0.25), rng.uniform(0.015, 0.045)
@@ -208,7 +208,7 @@ def _opacities(scene: Scene, lesions: list[Lesion], rng: Rng) -> list[Lesion]:
     for side in _sides(scene, 0.35, rng) if not result or rng.random() < 0.25 else []:
         x, y = _spot(scene, side, 0.25, 1.2, rng)
         size = rng.uniform(0.15, 0.45)
-        shape = _patch(scene, side, x, y, size, size * rng.uniform(0.6, 1.3), 0.3, rng)
+        shape = patch(scene, side, x, y, size, size * rng.uniform(0.6, 1.3), 0.3, rng)
         scene.density += contrast("Lung Opacity", rng, 0.55) * shape
         result.append(Lesion("Lung Opacity", shape))
     return result

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from .collections import LAYOUTS, ChestJob, Layout, check_numbers, write_chest
 from .layout import (
     Job,
     PhantomRefused,
-    Written,
     patient_name,
     write_json,
     write_patient,
@@ -60,6 +60,7 @@ def write_phantom(
     test: int,
     size: int = 256,
     seed: int = 0,
+    layout: Literal["chexpert"] | Layout = "chexpert",
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> PhantomSummary:
@@ -73,6 +74,8 @@ def write_phantom(
     Args:
         train, valid, test: numbers of images (views), 0 or more.
         size: longer side of every image in pixels, 32 to 4096.
+        layout: "chexpert" (with CheXlocalize's masks of findings), or one of `LAYOUTS`: chests
+            with masks of organs and infection.
         workers: processes; None takes one a core, 1 draws in this process.
         progress: called with (images written, images in all) now and then, and at the end.
 
@@ -82,20 +85,39 @@ def write_phantom(
     root = Path(out)
     counts = {"train": train, "valid": valid, "test": test}
     wanted = {"version": VERSION, "images": counts, "size": size, "seed": seed}
+    wanted |= {} if layout == "chexpert" else {"layout": layout}
     _check(counts, size, seed, workers)
+    if layout != "chexpert" and layout not in LAYOUTS:
+        raise PhantomRefused(f"No layout {layout!r}: give chexpert, {', '.join(LAYOUTS)}.")
     done = _finished(root, wanted)
     if done is not None:
         return PhantomSummary(root, counts, done["patients"], size, seed, True)
-    jobs = {split: list(plan_jobs(seed, split, counts[split])) for split in SPLITS}
+    jobs, draw = _planned(root, layout, counts, size, seed)
     write_json(root / UNFINISHED, wanted)
-    draw = partial(write_patient, root, size=size, seed=seed)
     written = _draw_all(draw, [job for split in SPLITS for job in jobs[split]], workers, progress)
     for split in SPLITS:
-        write_tables(root, split, [next(written) for _ in jobs[split]])
+        made = [next(written) for _ in jobs[split]]
+        if layout == "chexpert":
+            write_tables(root, split, made)
     patients = {split: len(jobs[split]) for split in SPLITS}
     write_json(root / MANIFEST, wanted | {"patients": patients})
     (root / UNFINISHED).unlink()
     return PhantomSummary(root, counts, patients, size, seed, False)
+
+
+def _planned(
+    root: Path, layout: str, counts: dict[str, int], size: int, seed: int
+) -> tuple[dict[str, list[Any]], Callable[[Any], Any]]:
+    """Return each split's patients, and what draws one of them."""
+    if layout == "chexpert":
+        planned: dict[str, list[Any]] = {s: list(plan_jobs(seed, s, counts[s])) for s in SPLITS}
+        return planned, partial(write_patient, root, size=size, seed=seed)
+    check_numbers(layout, counts)
+    chests: dict[str, list[Any]] = {
+        split: [ChestJob(layout, split, number) for number in range(counts[split])]
+        for split in SPLITS
+    }
+    return chests, partial(write_chest, root, counts=counts, size=size, seed=seed)
 
 
 def plan_jobs(seed: int, split: str, count: int) -> Iterator[Job]:
@@ -110,8 +132,8 @@ def plan_jobs(seed: int, split: str, count: int) -> Iterator[Job]:
 
 
 def _draw_all(
-    draw: Callable[[Job], Written], jobs: list[Job], workers: int | None, progress: Progress | None
-) -> Iterator[Written]:
+    draw: Callable[[Any], Any], jobs: list[Any], workers: int | None, progress: Progress | None
+) -> Iterator[Any]:
     """Draw every patient and yield them in order."""
     total, done = sum(job.views for job in jobs), 0
     for job, written in zip(jobs, _mapped(draw, jobs, total, workers), strict=True):
@@ -122,8 +144,8 @@ def _draw_all(
 
 
 def _mapped(
-    draw: Callable[[Job], Written], jobs: list[Job], total: int, workers: int | None
-) -> Iterator[Written]:
+    draw: Callable[[Any], Any], jobs: list[Any], total: int, workers: int | None
+) -> Iterator[Any]:
     processes = workers if workers is not None else _cores() if total > IN_PROCESS else 1
     if processes == 1:
         yield from map(draw, jobs)
