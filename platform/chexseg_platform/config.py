@@ -55,6 +55,17 @@ class Phantom(Section):
     test: Annotated[int, Field(ge=0)] = 120
     size: Annotated[int, Field(ge=32)] = 256
     seed: Seed = 0
+    layout: Literal["chexpert", "jsrt", "covid-qu-ex", "montgomery", "shenzhen", "folder"] = (
+        "chexpert"
+    )
+    """chexpert: findings, with CheXlocalize's masks; the others: organs and infection, as the
+    collections of these names lie on a disk."""
+
+    @model_validator(mode="after")
+    def _some_to_learn_from(self) -> Phantom:
+        if self.layout != "chexpert" and self.train < 1:
+            raise ValueError("of organs there must be images to learn from: train above 0")
+        return self
 
 
 class Table(Section):

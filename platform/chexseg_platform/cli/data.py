@@ -31,9 +31,18 @@ def data() -> None:
 @click.option("--test", default=120, show_default=True, help="Test images.")
 @click.option("--size", default=256, show_default=True, help="Longer side, pixels.")
 @click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--layout",
+    type=click.Choice(["chexpert", "jsrt", "covid-qu-ex", "montgomery", "shenzhen", "folder"]),
+    default="chexpert",
+    show_default=True,
+    help="chexpert: findings; the others: organs and infection, as these collections lie on disk.",
+)
 @sentences
-def phantom(out: Path, train: int, valid: int, test: int, size: int, seed: int) -> None:
-    """Draw chest X-ray phantoms in CheXpert's and CheXlocalize's layouts."""
+def phantom(
+    out: Path, train: int, valid: int, test: int, size: int, seed: int, layout: Any
+) -> None:
+    """Draw chest X-ray phantoms in the layouts of real collections."""
     from chexseg_platform.data.phantom import write_phantom
     from chexseg_platform.progress import Progress
 
@@ -47,9 +56,11 @@ def phantom(out: Path, train: int, valid: int, test: int, size: int, seed: int) 
             test=test,
             size=size,
             seed=seed,
+            layout=layout,
             progress=lambda done, _: progress.update(done=done),
         )
-    click.echo(f"Written to {out}. Use it with `data.tables` as experiments/chexseg.yaml does.")
+    use = "tables` as experiments/chexseg.yaml does" if layout == "chexpert" else "collections`"
+    click.echo(f"Written to {out}. Use it with `data.{use}.")
 
 
 size_option = click.option(

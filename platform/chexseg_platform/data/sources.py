@@ -42,7 +42,21 @@ def tables_of(data: Data, phantom: Path | None) -> list[Table]:
     if data.phantom is None:
         return list(data.tables)
     assert phantom is not None
-    return phantom_tables(phantom, data.phantom)
+    return phantom_tables(phantom, data.phantom) if data.phantom.layout == "chexpert" else []
+
+
+def collections_of(data: Data, phantom: Path | None) -> list[Collection]:
+    """Return the collections to read, likewise."""
+    wish = data.phantom
+    if wish is None or wish.layout == "chexpert":
+        return list(data.collections)
+    if wish.layout in ("covid-qu-ex", "folder"):
+        return [Collection(layout=wish.layout, root=str(phantom))]
+    # The others have no splits, or but two: shares that give the numbers asked for.
+    learned = wish.train + wish.valid
+    images = learned if wish.layout == "jsrt" else learned + wish.test
+    valid, test = wish.valid / images, wish.test / (learned + wish.test)
+    return [Collection(layout=wish.layout, root=str(phantom), valid=valid, test=test)]
 
 
 def phantom_tables(folder: Path, phantom: Phantom) -> list[Table]:
@@ -85,7 +99,7 @@ def read_entries(data: Data, phantom: Path | None = None) -> list[Entry]:
     entries: list[Entry] = []
     for table in tables_of(data, phantom):
         entries.extend(read_table(table, data.views))
-    for collection in data.collections:
+    for collection in collections_of(data, phantom):
         entries.extend(read_collection(collection))
     if not entries:
         raise NoImages(
@@ -178,7 +192,7 @@ def content(data: Data) -> dict[str, Any]:
     """
     shared = {"size": data.size, "views": sorted(data.views)}
     if data.phantom is not None:
-        return {**shared, "phantom": data.phantom.model_dump()}
+        return {**shared, "phantom": _drawn(data.phantom)}
     if data.collections:
         return {**shared, "collections": [_collection_content(item) for item in data.collections]}
     return {**shared, "tables": [_table_content(table) for table in data.tables]}
@@ -263,8 +277,14 @@ def _not_there(path: Path) -> str:
 
 def phantom_folder_name(phantom: Phantom) -> str:
     """Return the folder name of a phantom: its numbers."""
-    text = json.dumps(phantom.model_dump(), sort_keys=True)
+    text = json.dumps(_drawn(phantom), sort_keys=True)
     return f"phantom-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def _drawn(phantom: Phantom) -> dict[str, Any]:
+    """Return a phantom's numbers, and its layout where it is another than the first there was."""
+    plain = {"layout"} if phantom.layout == "chexpert" else set()
+    return phantom.model_dump(exclude=plain)
 
 
 def count_labels(labels: Iterable[Iterable[int | None]]) -> dict[str, dict[str, int]]:

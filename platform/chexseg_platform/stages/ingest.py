@@ -123,6 +123,7 @@ def make_phantom(context: Context, data: config.Data, timer: Timer) -> Path:
             test=wish.test,
             size=wish.size,
             seed=wish.seed,
+            layout=wish.layout,
             progress=lambda done, _: progress.update(done=done),
         )
     return folder
