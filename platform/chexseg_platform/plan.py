@@ -136,7 +136,7 @@ def pseudolabels_print(experiment: Experiment, dataset: str, classifiers: Sequen
 
 def _unused(settings: Saliency) -> set[str]:
     """Fields that change nothing: other methods' own, and those that have a print of their own."""
-    unused = {"ensemble", "irnet"}
+    unused = {"ensemble", "irnet"} | ({"box"} if settings.box == 0 else set())
     unused |= set() if settings.method == "integrated-gradients" else {"integrated"}
     return unused | ({"sign"} if settings.method == "grad-cam" else {"features"})
 

@@ -28,7 +28,7 @@ from tests.benchmarks.harness import Row, rate_of
 from tests.benchmarks.hotpath import DEVICE, autocast, fastest_format
 from tests.benchmarks.material import Place
 
-IMAGES, SCALED, SIZE = 1500, 100, 320
+IMAGES, SCALED, SIZE = 3000, 100, 320
 FEW, MANY, SMALL = 400, 4000, 64
 PICKLES = 23e6
 """Bytes an image of CheXlocalize's heat maps: 14 files of 1.64 MB."""

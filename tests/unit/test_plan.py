@@ -216,8 +216,9 @@ def test_an_ensemble_and_refined_maps_are_other_pseudo_labels():
     refined = Plan.of(experiment(saliency={"refine": "irnet"}))
     walked = Plan.of(experiment(saliency={"refine": "irnet", "irnet": {"steps": 4}}))
     learned = Plan.of(experiment(saliency={"refine": "irnet", "irnet": {"lr": 0.1}}))
-    prints = {p.pseudolabels for p in (plain, several, refined, walked, learned)}
-    assert len(prints) == 5
+    boxed = Plan.of(experiment(saliency={"box": 0.1}))
+    prints = {p.pseudolabels for p in (plain, several, refined, walked, learned, boxed)}
+    assert len(prints) == 6
     # Settings of what is not used change nothing.
     unused = Plan.of(experiment(saliency={"irnet": {"lr": 0.1}, "integrated": {"steps": 3}}))
     assert unused == plain

@@ -35,6 +35,7 @@ from chexseg_platform.saliency.pseudotable import (
     status,
 )
 from chexseg_platform.saliency.threshold import (
+    box_mean,
     heat_to_mask,
     normalise,
     peaks,
@@ -106,11 +107,21 @@ class PseudoLabeller:
             ]
         steps, errors = ([item[place] for item in found] for place in (2, 3))
         return Explained(
-            self._refined(_mean_map([item.heat_BKhw[:, columns] for item in found]), images),
+            self._refined(
+                self._averaged([item.heat_BKhw[:, columns] for item in found], images), images
+            ),
             torch.stack([item.probability_BK for item in found]).mean(0),
             _largest(steps, columns),
             _largest(errors, columns),
         )
+
+    def _averaged(self, maps: Sequence[Tensor], images: Images) -> Tensor:
+        """Average maps over the models, and over a box where one is asked for."""
+        heat_BKhw = _mean_map(maps)
+        if self.settings.box == 0:
+            return heat_BKhw
+        grey, content = self._on_device(images)
+        return box_mean(upsample(heat_BKhw, grey.shape[-1]), self.settings.box, content)
 
     def _refined(self, heat_BKhw: Tensor, images: Images) -> Tensor:
         """Spread maps up to the images' boundaries, on IRNet's grid.
@@ -175,9 +186,9 @@ class PseudoLabeller:
         return tuple(pa.concat_tables(tables) for tables in zip(*made, strict=True))
 
     def cut(self, images: Images) -> Iterator[Images]:
-        """Cut a batch so that the full-size maps of each part fit; Grad-CAM's are small."""
+        """Cut a batch so that the full-size maps of each part fit."""
         size, most = images.grey.shape[-1], 1 << 30
-        if self.settings.pays_per_map:
+        if self.settings.full_size:
             most = max(1, self.budget // (MAPS_AT_ONCE * len(OBSERVATIONS) * size**2 * 4))
         return images.cut(most)
 

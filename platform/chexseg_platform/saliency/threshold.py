@@ -97,6 +97,31 @@ def upsample(heat_BKhw: Tensor, size: int) -> Tensor:
     return F.interpolate(heat_BKhw.float(), size=(size, size), mode="bilinear", align_corners=False)
 
 
+def box_mean(heat_BKSS: Tensor, share: float, content_B4: Tensor | None = None) -> Tensor:
+    """Average each map over a square box around every pixel: float32, the same shape.
+
+    Attributions of single pixels are speckles; what they say of a place is their mean around it.
+    Only pixels of the image count, so that a map does not fade towards its borders.
+
+    Args:
+        share: of the frame's side, in (0, 1); the box has the nearest odd number of pixels.
+        content_B4: as in `heat_to_mask`; padding becomes 0.
+
+    Raises:
+        ValueError: a share outside (0, 1).
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"A box is a share of the frame between 0 and 1, not {share}.")
+    side = heat_BKSS.shape[-1]
+    reach = round((share * side - 1) / 2)
+    if content_B4 is None:
+        inside_B1SS = heat_BKSS.new_ones((1, 1, side, side), dtype=torch.float32)
+    else:
+        inside_B1SS = content_mask(content_B4.to(heat_BKSS.device), side, side)[:, None].float()
+    heat = torch.where(inside_B1SS > 0, heat_BKSS.float(), 0.0)
+    return _box(heat, reach) / _box(inside_B1SS, reach).clamp(min=1e-12) * inside_B1SS
+
+
 def peaks(heat_BKhw: Tensor, size: int, content_B4: Tensor) -> Tensor:
     """Where each map, brought to size x size, is highest within its image; the first such pixel.
 
@@ -195,6 +220,13 @@ def tune(counts_2KT: Tensor) -> Tuned:
     iou_K = curve_KT.gather(1, best_K.clamp(min=0)[:, None])[:, 0]
     threshold_K = torch.where(best_K >= 0, (2 * best_K + 1) / (LEVELS - 1.0), torch.nan)
     return Tuned(threshold_K.float(), iou_K, curve_KT)
+
+
+def _box(image_BKSS: Tensor, reach: int) -> Tensor:
+    """Mean over (2 reach + 1) squared pixels, those beyond the frame counted as 0; rows first."""
+    width = 2 * reach + 1
+    rows = F.avg_pool2d(image_BKSS, (width, 1), stride=1, padding=(reach, 0))
+    return F.avg_pool2d(rows, (1, width), stride=1, padding=(0, reach))
 
 
 def _peaks(heat_BKhw: Tensor, size: int, content_B4: Tensor) -> Tensor:

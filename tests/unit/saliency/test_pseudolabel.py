@@ -11,6 +11,7 @@ from chexseg_platform.models.preprocess import Preprocess
 from chexseg_platform.saliency.pseudolabel import PseudoLabeller, tune_thresholds
 from chexseg_platform.saliency.pseudotable import IMAGE_SCHEMA, MAP_SCHEMA, MASK_SCHEMA, Images
 from chexseg_platform.saliency.seedlabel import SEED_SCHEMA, SeedLabeller
+from chexseg_platform.saliency.threshold import box_mean, heat_to_mask, upsample
 from torch import nn
 
 CPU = torch.device("cpu")
@@ -85,6 +86,17 @@ def test_maps_and_probabilities_by_hand():
     p = probability[0, OBSERVATIONS.index("Edema")]
     scaled = labeller(EDEMA_ONLY, explain="probability").explain(images(corner(204))).heat_BKhw
     assert torch.allclose(scaled[0, EDEMA], wanted * p * (1 - p))
+
+
+def test_maps_are_averaged_over_a_box():
+    batch = images(corner(), 255 - corner(), content=[[0, 32, 0, 32], [4, 28, 0, 32]])
+    plain = labeller(EDEMA_ONLY).explain(batch).heat_BKhw
+    boxed = labeller(EDEMA_ONLY, box=0.2).explain(batch).heat_BKhw
+    content = torch.from_numpy(batch.content)
+    assert torch.equal(boxed, box_mean(upsample(plain, SIZE), 0.2, content))
+    row = by_finding(labeller(EDEMA_ONLY, box=0.2)(batch)[0])["Edema"]
+    cut = heat_to_mask(boxed[:1], SIZE, content_B4=content[:1]).mask_BKSS[0, EDEMA]
+    assert np.array_equal(masks.decode(row["counts"], SIZE, SIZE), cut.numpy())
 
 
 @pytest.mark.parametrize("threshold", ["otsu", 0.5])

@@ -8,6 +8,7 @@ from chexseg_platform.saliency.histogram import split_histogram, to_level
 from chexseg_platform.saliency.threshold import (
     Method,
     best_threshold,
+    box_mean,
     heat_to_mask,
     normalise,
     otsu,
@@ -79,6 +80,44 @@ def test_normalise_reaches_0_and_1_inside_the_image_only() -> None:
         outside = unit[b].clone()
         outside[:, top:bottom, left:right] = 0
         assert outside.eq(0).all()
+
+
+@pytest.mark.parametrize("content", [None, CONTENT])
+@pytest.mark.parametrize(("share", "reach"), [(0.02, 0), (0.1, 1), (0.16, 2), (0.9, 14)])
+def test_a_box_is_the_mean_of_the_image_around_each_pixel(
+    content: Tensor | None, share: float, reach: int
+) -> None:
+    heat = maps(classes=2)
+    found = box_mean(heat, share, content)
+    for b in range(2):
+        top, bottom, left, right = (0, 32, 0, 32) if content is None else content[b].tolist()
+        wanted = torch.zeros(2, 32, 32)
+        for row in range(top, bottom):
+            rows = slice(max(top, row - reach), min(bottom, row + reach + 1))
+            for column in range(left, right):
+                columns = slice(max(left, column - reach), min(right, column + reach + 1))
+                wanted[:, row, column] = heat[b, :, rows, columns].mean(dim=(1, 2))
+        torch.testing.assert_close(found[b], wanted)
+
+
+def test_a_box_of_an_even_map_does_not_fade_at_its_borders() -> None:
+    found = box_mean(torch.full((2, 1, 32, 32), 3.0), 0.3, CONTENT)
+    assert found[0, 0, 4:28].allclose(torch.tensor(3.0))
+    assert not found[0, 0, :4].any()
+
+
+def test_a_box_keeps_what_is_no_number() -> None:
+    heat = maps(classes=2)
+    heat[0, 1, 16, 16] = torch.nan
+    assert box_mean(heat, 0.1, CONTENT).isnan().flatten(2).any(dim=2).tolist() == [
+        [False, True], [False, False]
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.1, float("nan")])
+def test_a_box_that_is_none(share: float) -> None:
+    with pytest.raises(ValueError, match="share of the frame"):
+        box_mean(maps(), share)
 
 
 def test_masks_do_not_depend_on_scale_or_offset() -> None:
