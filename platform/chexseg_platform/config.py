@@ -452,6 +452,16 @@ class Experiment(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _labels_to_learn_from(self) -> Experiment:
+        phantom = self.data.phantom
+        if self.data.collections or (phantom is not None and phantom.layout != "chexpert"):
+            raise ValueError(
+                "data has masks of organs and no labels of findings, with which an experiment "
+                "begins: give data.tables, or a phantom with the layout chexpert"
+            )
+        return self
+
     def arm(self, name: str) -> Segmenter:
         """Return the segmenter settings of an arm."""
         return self.variant(self.arms[name]).segmenter

@@ -13,10 +13,13 @@ import pytest
 import ray
 from chexseg_platform import plan
 from chexseg_platform.artifacts import Artifact, Workspace
+from chexseg_platform.cli import main
 from chexseg_platform.config import Data
 from chexseg_platform.data import sources
+from chexseg_platform.data.phantom import write_phantom
 from chexseg_platform.stages import ingest
 from chexseg_platform.stages.context import Context
+from click.testing import CliRunner
 from PIL import Image
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -187,3 +190,33 @@ def test_a_table_moved_elsewhere_gives_the_same_dataset(
     context = new_context(tmp_path / "ws")
     first = ingest.ingest(context, wish_of(layout))
     assert ingest.ingest(context, wish_of(moved)).manifest == first.manifest
+
+
+def test_a_collection_with_mask_files(tmp_path: Path) -> None:
+    """Read by the command; a mask and an image that will not do are listed, and nothing else."""
+    root, workspace = tmp_path / "organs", str(tmp_path / "ws")
+    write_phantom(root, train=9, valid=3, test=4, size=64, layout="covid-qu-ex", workers=1)
+    masks = sorted(root.rglob("Train/*/lung masks/*.png"))
+    Image.fromarray(np.full((64, 64), 7, np.uint8)).save(masks[0])
+    masks[1].unlink()
+    command = ["data", "masks", str(root), "--layout", "covid-qu-ex", "--size", "64"]
+    command += ["--workspace", workspace]
+    stopped = CliRunner().invoke(main, command)
+    assert stopped.exit_code == 1
+    assert "2 of 16 inputs cannot be used (2 mask)" in stopped.output
+    result = CliRunner().invoke(main, [*command, "--max-rejected", "0.2"])
+    assert result.exit_code == 0, result.output
+    (dataset,) = Workspace(workspace).artifacts("dataset")
+    assert dataset.summary["images"] == 14
+    assert dataset.summary["rejected"] == {"mask": 2}
+    refused = dataset.table("rejected.parquet").to_pylist()
+    assert sorted(row["message"].partition(" 0 and")[0] for row in refused) == [
+        f"The mask {masks[0].name} has the values 7 besides", "There is no mask of Lungs."
+    ]  # fmt: skip
+    drawn = dataset.summary["splits"]["test"]["drawn"]
+    assert drawn["Lungs"] == dataset.summary["splits"]["test"]["images"]
+    assert 0 < drawn["COVID-19 Infection"] < drawn["Lungs"]
+    assert f"Lungs on {drawn['Lungs']}" in result.output
+    # The experts' masks are there at both sizes, and an image without infection was read.
+    index = dataset.tables("index/", ["masks", "small_masks"]).to_pylist()
+    assert all(row["masks"] and row["small_masks"] for row in index)

@@ -113,6 +113,24 @@ def test_missing_fields_and_sources(file):
     assert second.startswith("FILE:5: data.tables.1.split: 'tset' will not do")
 
 
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("collections: [{layout: folder, root: x}]", "no labels of findings"),
+        ("phantom: {layout: jsrt}", "no labels of findings"),
+        ("phantom: {layout: jstr}", "data.phantom.layout: 'jstr' will not do"),
+        ("phantom: {layout: folder, train: 0}", "train above 0"),
+        ("collections: [{layout: jsrt}]", "data.collections.0.root is missing"),
+        (
+            "collections: [{layout: folder, root: x, valid: 0.5, test: 0.5}]",
+            "valid and test together must be below 1",
+        ),
+    ],
+)
+def test_collections_that_will_not_do(file, data, said):
+    assert said in refused(file(f"name: x\ndata:\n  {data}\n"))
+
+
 @pytest.mark.parametrize("text", ["", "[1, 2]", "hello", "42", "null"])
 def test_a_file_of_something_else(file, text):
     assert "is no experiment file: it should start with `name: ...`" in refused(file(text))

@@ -1,4 +1,4 @@
-"""`chexseg-platform data`: phantoms, and tables read without an experiment file."""
+"""`chexseg-platform data`: phantoms; tables and collections read without an experiment file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from chexseg_platform.cli.common import (
 
 @click.group(cls=Sections)
 def data() -> None:
-    """Make phantoms; read CheXpert, CheXlocalize."""
+    """Make phantoms; read CheXpert, CheXlocalize, organ masks."""
 
 
 @data.command()
@@ -102,7 +102,7 @@ def _split_option(default: str, *choices: str) -> Callable[[Command], Command]:
 def chexpert(plus: bool, size: int, max_rejected: float, workspace: str, **table: Any) -> None:
     """Read a CheXpert (or CheXpert Plus) table and its images."""
     layout = "chexpert-plus" if plus else "chexpert"
-    _ingest({**table, "layout": layout}, size, max_rejected, workspace)
+    _ingest({"tables": [{**table, "layout": layout}]}, size, max_rejected, workspace)
 
 
 @data.command()
@@ -118,16 +118,44 @@ def chexpert(plus: bool, size: int, max_rejected: float, workspace: str, **table
 @sentences
 def chexlocalize(size: int, max_rejected: float, workspace: str, **table: Any) -> None:
     """Read CheXlocalize's images (TABLE: valid.csv or test_labels.csv) and expert masks."""
-    _ingest(table, size, max_rejected, workspace)
+    _ingest({"tables": [table]}, size, max_rejected, workspace)
 
 
-def _ingest(table: dict[str, Any], size: int, max_rejected: float, workspace: str) -> None:
-    """Read a table into a dataset, without an experiment file."""
-    from chexseg_platform.config import Data, Resources, Table
+@data.command()
+@click.argument("root", type=click.Path(file_okay=False))
+@click.option(
+    "--layout",
+    type=click.Choice(["jsrt", "covid-qu-ex", "montgomery", "shenzhen", "folder"]),
+    default="folder",
+    show_default=True,
+    help="folder: images/NAME.png and masks/STRUCTURE/NAME.png.",
+)
+@click.option("--masks", type=click.Path(file_okay=False), help="Masks that lie apart (SCR's).")
+@click.option(
+    "--tree",
+    type=click.Choice(["infection", "lungs"]),
+    default="infection",
+    show_default=True,
+    help="Of COVID-QU-Ex.",
+)
+@click.option(
+    "--test-fold", type=click.IntRange(1, 2), default=2, show_default=True, help="Of SCR."
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first images.")
+@options(size_option, rejected_option, workspace_option)
+@sentences
+def masks(size: int, max_rejected: float, workspace: str, **collection: Any) -> None:
+    """Read a collection of images and mask files: JSRT, COVID-QU-Ex, ... (ROOT: its folder)."""
+    _ingest({"collections": [collection]}, size, max_rejected, workspace)
+
+
+def _ingest(source: dict[str, Any], size: int, max_rejected: float, workspace: str) -> None:
+    """Read a table or a collection into a dataset, without an experiment file."""
+    from chexseg_platform.config import Data, Resources
     from chexseg_platform.stages.context import Context
     from chexseg_platform.stages.ingest import ingest
 
-    wish = Data(tables=[Table(**table)], size=size, max_rejected=max_rejected)
+    wish = Data.model_validate({**source, "size": size, "max_rejected": max_rejected})
     context = Context(open_workspace(workspace), Resources())
     with cluster():
         dataset = ingest(context, wish)
@@ -136,5 +164,8 @@ def _ingest(table: dict[str, Any], size: int, max_rejected: float, workspace: st
             f"{name}: {counts['images']:,} images of {counts['patients']:,} patients, "
             f"{counts['expert images']:,} with expert masks"
         )
+        # Datasets of earlier versions do not say what was drawn.
+        if drawn := counts.get("drawn"):
+            click.echo("  " + ", ".join(f"{name} on {count:,}" for name, count in drawn.items()))
     rejected = sum(dataset.summary["rejected"].values())
     click.echo(f"{rejected} rejected. {dataset.uri}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -243,6 +243,11 @@ def _finish(
     )
 
 
+def count_drawn(masks: Iterable[Sequence[dict[str, str]] | None]) -> dict[str, int]:
+    """Count on how many images each structure was drawn, the most frequent first."""
+    return dict(Counter(item["finding"] for drawn in masks for item in drawn or []).most_common())
+
+
 def summarise(index: pa.Table, size: int, rejected: pa.Table) -> dict[str, Any]:
     """Count a dataset: images, patients, experts and labels a split, and what was refused."""
     splits = {}
@@ -253,6 +258,7 @@ def summarise(index: pa.Table, size: int, rejected: pa.Table) -> dict[str, Any]:
             "images": rows.num_rows,
             "patients": pc.count_distinct(rows["patient"]).as_py(),
             "expert images": pc.sum(drawn).as_py(),
+            "drawn": count_drawn(rows["masks"].to_pylist()),
             "labels": sources.count_labels(rows["labels"].to_pylist()),
         }
     reasons = Counter(rejected["reason"].to_pylist())
