@@ -261,8 +261,13 @@ class Saliency(Section):
     refine: Literal["none", "irnet"] = "none"
     """irnet: maps are spread up to the image's boundaries, which `irnet` learns from them."""
     irnet: IRNet = Field(default_factory=IRNet)
-    threshold: Literal["otsu", "tuned"] | Fraction = "otsu"
-    """otsu per map; tuned per finding on the validation images; or one number for all."""
+    threshold: Literal["otsu", "mass", "tuned"] | Fraction = "otsu"
+    """otsu per map; mass: the highest pixels that hold the share `mass` of a map's sum; tuned per
+    finding on the validation images; or one number for all."""
+    mass: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Of `threshold: mass`."""
+    smallest: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Regions of a mask that are smaller than this share of the frame are left out."""
     gate: Literal["label", "probability", "both", "none"] = "label"
     """What allows a mask: a positive label, a probability above `cutoff`, both, or nothing."""
     cutoff: Fraction = 0.5
@@ -273,6 +278,11 @@ class Saliency(Section):
     ensemble: list[dict[str, Any]] = Field(default_factory=list)
     """Further classifiers whose maps and probabilities are averaged with the first's: each entry
     overrides fields of `classifier`, and may give a `seed`."""
+    scale: Literal["none", "maximum", "mass"] = "none"
+    """What each model's map is divided by before they are combined: nothing, its maximum or sum."""
+    combine: Literal["mean", "median", "auroc"] = "mean"
+    """How maps of an ensemble and of a classifier's checkpoints become one; auroc: a mean weighted
+    by what each has above 0.5 on validation, finding by finding."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 autocast on a GPU, float32 elsewhere; maps are summed in float32 always."""
     maps: Literal["none", "model", "original"] = "none"

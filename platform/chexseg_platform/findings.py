@@ -7,6 +7,7 @@ and "Lung Opacity" (CheXpert's CSV) are one thing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from difflib import get_close_matches
 
 OBSERVATIONS: tuple[str, ...] = (
@@ -116,3 +117,22 @@ def structure(name: str) -> str:
     plain = " ".join(name.replace("_", " ").split())
     key = plain.casefold()
     return _BY_STRUCTURE.get(key) or _BY_KEY.get(key) or plain
+
+
+def mirrored(classes: Sequence[str]) -> list[int] | None:
+    """Return for each class the place of what it is once left and right are swapped.
+
+    None where all stay themselves.
+
+    Raises:
+        ValueError: where one side is among the classes and the other is not.
+    """
+    for name in classes:
+        other = MIRRORED.get(name, name)
+        if other not in classes:
+            raise ValueError(
+                f"augment.flip makes {name} the {other}, which is not among the classes: take both "
+                "sides, or do not flip"
+            )
+    places = [classes.index(MIRRORED.get(name, name)) for name in classes]
+    return None if places == list(range(len(places))) else places

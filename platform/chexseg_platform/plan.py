@@ -136,15 +136,19 @@ def pseudolabels_print(experiment: Experiment, dataset: str, classifiers: Sequen
 
 def _unused(settings: Saliency) -> set[str]:
     """Fields that change nothing: other methods' own, and those that have a print of their own."""
-    unused = {"ensemble", "irnet"} | ({"box"} if settings.box == 0 else set())
+    unused = {"ensemble", "irnet"}
+    unused |= {name for name, value in NEUTRAL.items() if getattr(settings, name) == value}
+    unused |= set() if settings.threshold == "mass" else {"mass"}
     unused |= set() if settings.method == "integrated-gradients" else {"integrated"}
     return unused | ({"sign"} if settings.method == "grad-cam" else {"features"})
 
 
+NEUTRAL = {"box": 0.0, "scale": "none", "combine": "mean", "smallest": 0.0}
+"""Fields of `saliency` that change nothing at these values."""
 WALK = ("walk_radius", "beta", "steps")
 SEEDING = ("foreground", "background", "refine")
 """Fields of `saliency.irnet` that the walk takes, and those that seeds are made by."""
-CUT = {"threshold", "splits", "maps", "refine"}
+CUT = {"threshold", "mass", "smallest", "splits", "maps", "refine"}
 """Fields of `saliency` that come after the maps."""
 
 

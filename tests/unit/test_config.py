@@ -35,7 +35,7 @@ def test_exactly_one_source_of_images():
     assert Data(tables=[Table(**table)]).phantom is None
     assert Data(phantom=Phantom()).tables == []
     for both_or_neither in ({}, {"phantom": {}, "tables": [table]}, {"tables": []}):
-        with pytest.raises(ValidationError, match=r"either data\.phantom or data\.tables"):
+        with pytest.raises(ValidationError, match=r"one of data\.phantom, data\.tables and"):
             Data.model_validate(both_or_neither)
 
 

@@ -216,11 +216,19 @@ def test_an_ensemble_and_refined_maps_are_other_pseudo_labels():
     refined = Plan.of(experiment(saliency={"refine": "irnet"}))
     walked = Plan.of(experiment(saliency={"refine": "irnet", "irnet": {"steps": 4}}))
     learned = Plan.of(experiment(saliency={"refine": "irnet", "irnet": {"lr": 0.1}}))
-    boxed = Plan.of(experiment(saliency={"box": 0.1}))
-    prints = {p.pseudolabels for p in (plain, several, refined, walked, learned, boxed)}
-    assert len(prints) == 6
+    others = [
+        Plan.of(experiment(saliency=fields))
+        for fields in (
+            {"box": 0.1}, {"scale": "mass"}, {"combine": "median"}, {"smallest": 0.01},
+            {"threshold": "mass"}, {"threshold": "mass", "mass": 0.3},
+        )
+    ]  # fmt: skip
+    prints = {p.pseudolabels for p in (plain, several, refined, walked, learned, *others)}
+    assert len(prints) == 5 + len(others)
     # Settings of what is not used change nothing.
-    unused = Plan.of(experiment(saliency={"irnet": {"lr": 0.1}, "integrated": {"steps": 3}}))
+    unused = Plan.of(
+        experiment(saliency={"irnet": {"lr": 0.1}, "integrated": {"steps": 3}, "mass": 0.3})
+    )
     assert unused == plain
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from chexseg_platform.artifacts import Artifact
 from chexseg_platform.data import geometry, masks
-from chexseg_platform.findings import FINDINGS, OBSERVATIONS
+from chexseg_platform.findings import FINDINGS, OBSERVATIONS, WHOLE
 
 
 def cache_folder(path: str | None) -> Path:
@@ -41,7 +41,7 @@ class Store:
         images: uint8 (N, S, S), letterboxed, read from the cache file as needed.
         table: the dataset's other columns, N rows.
         size: S.
-        small: per row, finding -> COCO counts of the expert mask at S x S; None without expert.
+        small: per row, name -> COCO counts of the expert mask at S x S; None without expert.
     """
 
     images: NDArray[np.uint8]
@@ -201,43 +201,68 @@ class MaskRows:
 
     Attributes:
         rows: int64 (N,), the images' rows in the store.
-        counts: per image, finding -> COCO counts; absent means empty.
-        known: bool (N, 10), which channels are labelled; the others have no say in the loss.
+        counts: per image, class -> COCO counts; absent means empty.
+        known: bool (N, K), which channels are labelled; the others have no say in the loss.
+        classes: the K channels, by name.
     """
 
     rows: NDArray[np.int64]
     counts: tuple[dict[str, str], ...]
     known: NDArray[np.bool_]
+    classes: tuple[str, ...] = FINDINGS
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def decode(self, items: NDArray[np.int64], size: int) -> NDArray[np.uint8]:
-        """Return masks 0/1 of the given items: uint8 (B, 10, S, S)."""
-        out = np.zeros((len(items), len(FINDINGS), size, size), dtype=np.uint8)
+        """Return masks 0/1 of the given items: uint8 (B, K, S, S)."""
+        out = np.zeros((len(items), len(self.classes), size, size), dtype=np.uint8)
         for place, item in enumerate(items):
             for name, counts in self.counts[item].items():
-                out[place, FINDINGS.index(name)] = masks.decode(counts, size, size)
+                out[place, self.classes.index(name)] = masks.decode(counts, size, size)
         return out
 
     @staticmethod
-    def empty() -> MaskRows:
-        return MaskRows(np.empty(0, np.int64), (), np.zeros((0, len(FINDINGS)), dtype=bool))
+    def empty(classes: tuple[str, ...] = FINDINGS) -> MaskRows:
+        nothing = np.zeros((0, len(classes)), dtype=bool)
+        return MaskRows(np.empty(0, np.int64), (), nothing, classes)
 
     @staticmethod
     def join(first: MaskRows, second: MaskRows) -> MaskRows:
-        """Return both, the first one's items first."""
+        """Return both, the first one's items first; they have the same classes."""
+        assert first.classes == second.classes, (first.classes, second.classes)
         return MaskRows(
             np.concatenate([first.rows, second.rows]),
             first.counts + second.counts,
             np.concatenate([first.known, second.known]),
+            first.classes,
         )
 
 
-def expert_rows(store: Store, rows: NDArray[np.int64]) -> MaskRows:
+def expert_rows(
+    store: Store, rows: NDArray[np.int64], classes: tuple[str, ...] = FINDINGS
+) -> MaskRows:
     """Return the expert masks of some rows; an expert who looked has labelled every channel."""
-    counts = tuple(store.small[row] or {} for row in rows)
-    return MaskRows(np.asarray(rows), counts, np.ones((len(rows), len(FINDINGS)), dtype=bool))
+    counts = tuple(of_classes(store.small[row] or {}, classes, store.size) for row in rows)
+    known = np.ones((len(rows), len(classes)), dtype=bool)
+    return MaskRows(np.asarray(rows), counts, known, classes)
+
+
+def of_classes(drawn: Mapping[str, str], classes: Sequence[str], size: int) -> dict[str, str]:
+    """Return the masks of some classes; what has two sides is their union where they were drawn.
+
+    Args:
+        drawn: name -> COCO counts at size x size.
+    """
+    found: dict[str, str] = {}
+    for name in classes:
+        sides = [drawn[side] for side in WHOLE.get(name, ()) if side in drawn]
+        if name in drawn:
+            found[name] = drawn[name]
+        elif sides:
+            both = [masks.decode(counts, size, size) for counts in sides]
+            found[name] = masks.encode(np.logical_or.reduce(both))
+    return found
 
 
 def pseudo_rows(store: Store, table: pa.Table, split: str) -> MaskRows:

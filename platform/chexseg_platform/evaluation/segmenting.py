@@ -4,7 +4,7 @@ The one way from a network's maps to a mask: the evaluation counts what comes ou
 `predict` writes the same, so a score that was reported holds for the files that users get. (Only
 rounding differs, with threads, batch and device: a pixel in one mask of a thousand or so.)
 
-Names: S is the frame's side, K the ten findings.
+Names: S is the frame's side, K the segmenter's classes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from chexseg_platform.data.store import content_rectangle
 from chexseg_platform.findings import FINDINGS
 from chexseg_platform.models.batch import forward_batch
 from chexseg_platform.models.preprocess import Preprocess
-from chexseg_platform.models.segmenter import load_segmenter
+from chexseg_platform.models.segmenter import SegmenterSpec, load_segmenter
 from chexseg_platform.training.segmentation import predict_batch, threshold_tensor
 
 
@@ -37,9 +37,9 @@ class Segmented(NamedTuple):
     """What a segmenter says of an image.
 
     Attributes:
-        masks: finding -> COCO counts at original size; absent means empty.
-        peaks: finding -> original pixel (y, x) under its map's maximum.
-        highest: finding -> its greatest probability in the image, 0 to 1.
+        masks: class -> COCO counts at original size; absent means empty.
+        peaks: class -> original pixel (y, x) under its map's maximum.
+        highest: class -> its greatest probability in the image, 0 to 1.
         maps_KSS: probabilities in the frame, float32.
     """
 
@@ -69,7 +69,8 @@ class Segmenting:
         model, meta = load_segmenter(files)
         self.model = model.to(self.device)
         self.preprocess = Preprocess.from_dict(meta["preprocess"])
-        self.threshold = threshold_tensor(meta["extra"]).numpy()
+        self.classes = SegmenterSpec.from_dict(meta["spec"]).classes
+        self.threshold = threshold_tensor(meta["extra"], self.classes).numpy()
         self.batch = forward_batch(self.device, size)
         """How many frames a forward takes."""
 
@@ -79,8 +80,9 @@ class Segmenting:
             some = frames[start : start + self.batch]
             for frame, maps in zip(some, self._probabilities(some), strict=True):
                 box = geometry.Letterbox(frame.height, frame.width, self.size)
-                peaks, highest = peaks_of(maps, box)
-                yield Segmented(full_masks(maps, self.threshold, box), peaks, highest, maps)
+                peaks, highest = peaks_of(maps, box, self.classes)
+                drawn = full_masks(maps, self.threshold, box, self.classes)
+                yield Segmented(drawn, peaks, highest, maps)
 
     def _probabilities(self, frames: Sequence[Frame]) -> NDArray[np.float32]:
         content = [content_rectangle(frame.height, frame.width, self.size) for frame in frames]
@@ -94,7 +96,10 @@ class Segmenting:
 
 
 def full_masks(
-    maps_KSS: NDArray[np.float32], threshold_K: NDArray[np.float32], box: geometry.Letterbox
+    maps_KSS: NDArray[np.float32],
+    threshold_K: NDArray[np.float32],
+    box: geometry.Letterbox,
+    classes: Sequence[str] = FINDINGS,
 ) -> dict[str, str]:
     """Bring maps back to an image's original size, cut them, encode what is not empty."""
     some = np.flatnonzero(maps_KSS.reshape(len(maps_KSS), -1).max(axis=1) >= threshold_K)
@@ -102,12 +107,12 @@ def full_masks(
     for k in some:
         mask = geometry.restore(maps_KSS[k], box) >= threshold_K[k]
         if mask.any():
-            out[FINDINGS[k]] = masks.encode(mask)
+            out[classes[int(k)]] = masks.encode(mask)
     return out
 
 
 def peaks_of(
-    maps_KSS: NDArray[np.float32], box: geometry.Letterbox
+    maps_KSS: NDArray[np.float32], box: geometry.Letterbox, classes: Sequence[str] = FINDINGS
 ) -> tuple[dict[str, tuple[int, int]], dict[str, float]]:
     """Return the original pixel under each map's first maximum within the image, and that value."""
     rows, columns = geometry.content(box)
@@ -116,8 +121,8 @@ def peaks_of(
     peaks, highest = {}, {}
     for k, place in enumerate(flat.argmax(axis=1)):
         row, column = divmod(int(place), inner.shape[2])
-        peaks[FINDINGS[k]] = to_original(rows.start + row, columns.start + column, box)
-        highest[FINDINGS[k]] = float(flat[k, place])
+        peaks[classes[k]] = to_original(rows.start + row, columns.start + column, box)
+        highest[classes[k]] = float(flat[k, place])
     return peaks, highest
 
 

@@ -1,7 +1,7 @@
 """From a batch of X-rays to rows of pseudo-labels: one forward a model, nothing kept but masks.
 
-Maps of several classifiers or checkpoints are averaged before they are cut (as CheXlocalize's
-ensembles are), and only then normalised.
+Maps of several classifiers or checkpoints are combined before they are cut: averaged as they are
+(as CheXlocalize's ensembles are), or as the settings say.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from chexseg_platform.models.boundary import BoundaryNetwork
 from chexseg_platform.models.classifier import Classifier
 from chexseg_platform.models.precision import precision
 from chexseg_platform.models.preprocess import Preprocess
+from chexseg_platform.saliency.boost import without_small
+from chexseg_platform.saliency.distil import combined, scaled, trust
 from chexseg_platform.saliency.gate import gate
 from chexseg_platform.saliency.histogram import split_histogram
 from chexseg_platform.saliency.methods import Explained, Method, method_of, probabilities
@@ -52,12 +54,14 @@ class PseudoLabeller:
     """Classifiers on a device, turning batches into pseudo-label tables.
 
     Args:
-        models: classifiers and their preprocessing; probabilities and maps are averaged.
+        models: classifiers and their preprocessing; their probabilities are averaged, their maps
+            combined.
         settings: how maps become masks.
         device: where the models lie.
         thresholds: (10,), for `threshold: tuned`, from `tune_thresholds`.
         budget: bytes that a method's passes with gradients, and full-size maps, may hold.
         boundary: IRNet's network and its preprocessing, for `refine: irnet`.
+        aurocs: of each model, the AUROC of the ten findings, for `combine: auroc`.
 
     Attributes:
         schemas: of the tables that a call gives, by name, in order.
@@ -71,6 +75,7 @@ class PseudoLabeller:
         thresholds: Sequence[float] | None = None,
         budget: int = 2 << 30,
         boundary: tuple[BoundaryNetwork, Preprocess] | None = None,
+        aurocs: Sequence[Sequence[float]] | None = None,
     ) -> None:
         self.models: list[tuple[Classifier, Preprocess, Method]] = []
         for model, preprocess in models:
@@ -85,6 +90,9 @@ class PseudoLabeller:
         self.dtype = precision(wish, device)
         if (settings.refine == "irnet") != (boundary is not None):
             raise ValueError("a boundary network goes with `refine: irnet`, and only with it")
+        if (settings.combine == "auroc") and (aurocs is None or len(aurocs) != len(models)):
+            raise ValueError("`combine: auroc` goes with the AUROC of every model")
+        self.trust_MK = None if aurocs is None else trust(torch.tensor(aurocs, device=device))
         self.boundary = boundary and (boundary[0].to(device).eval(), boundary[1])
         self.method, self.threshold = _method(settings, thresholds)
 
@@ -116,8 +124,10 @@ class PseudoLabeller:
         )
 
     def _averaged(self, maps: Sequence[Tensor], images: Images) -> Tensor:
-        """Average maps over the models, and over a box where one is asked for."""
-        heat_BKhw = _mean_map(maps)
+        """Combine the models' maps, and average over a box where one is asked for."""
+        side = max(heat_BKhw.shape[-1] for heat_BKhw in maps)
+        own = [_on_grid(scaled(heat_BKhw, self.settings.scale), side) for heat_BKhw in maps]
+        heat_BKhw = combined(own, self.settings.combine, self.trust_MK)
         if self.settings.box == 0:
             return heat_BKhw
         grey, content = self._on_device(images)
@@ -210,7 +220,7 @@ class PseudoLabeller:
         # A probability that is no number allows nothing, and is the reason why.
         finite_BK = heat_BKhw.isfinite().all(dim=3).all(dim=2) & probability.isfinite()
         finite = finite_BK.cpu().numpy()
-        mask_BKSS = cut.mask_BKSS.cpu().numpy()
+        mask_BKSS = without_small(cut.mask_BKSS.cpu().numpy(), self.settings.smallest)
         filled = np.any(mask_BKSS, axis=(2, 3))
         columns = {
             "known": known & (usable | ~allowed),
@@ -228,12 +238,6 @@ class PseudoLabeller:
             return tables
         shaped = torch.from_numpy(allowed & usable).to(self.device)
         return *tables, map_table(images, heat_BKhw, shaped, self.settings.maps == "original")
-
-
-def _mean_map(maps: Sequence[Tensor]) -> Tensor:
-    """Average maps of several models, on the finest grid among them."""
-    side = max(heat_BKhw.shape[-1] for heat_BKhw in maps)
-    return torch.stack([_on_grid(heat_BKhw, side) for heat_BKhw in maps]).mean(0)
 
 
 def _on_grid(heat_BKhw: Tensor, side: int) -> Tensor:
@@ -296,6 +300,8 @@ def _method(
         return "tuned", torch.tensor(list(thresholds), dtype=torch.float32)
     if settings.threshold == "otsu":
         return "otsu", None
+    if settings.threshold == "mass":
+        return "mass", settings.mass
     return "fixed", float(settings.threshold)
 
 

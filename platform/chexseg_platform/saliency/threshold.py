@@ -24,7 +24,7 @@ from torch import Tensor
 from chexseg_platform.models.preprocess import content_mask
 from chexseg_platform.saliency.histogram import LEVELS, histogram, to_level
 
-Method = Literal["otsu", "fixed", "tuned"]
+Method = Literal["otsu", "mass", "fixed", "tuned"]
 CACHED = 2**18
 """Pixels worked on at once on a CPU: larger temporaries leave its cache and cost twice the time."""
 FLAT = 1e-6
@@ -65,7 +65,8 @@ def heat_to_mask(
     Args:
         heat_BKhw: >= 0, any scale.
         size: S, the side of the masks.
-        method: "otsu"; "fixed" with one threshold; "tuned" with one a class, from `tune`.
+        method: "otsu"; "mass" with the share of a map's sum that its mask holds; "fixed" with one
+            threshold; "tuned" with one a class, from `tune`.
         threshold: in [0, 1], a number or (K,); NaN entries (a class that could not be tuned)
             fall back to Otsu.
         content_B4: integer (top, bottom, left, right) of the image inside its frame.
@@ -87,7 +88,9 @@ def heat_to_mask(
     for image, klass in zip(*(_chunks(index, size) for index in (image_N, class_N)), strict=True):
         content_N4 = None if content_B4 is None else content_B4.to(image.device)[image]
         given_N = None if given_K is None else given_K.to(image.device)[klass]
-        made = _cut_maps(heat_BKhw[image, klass][:, None], size, content_N4, given_N)
+        made = _cut_maps(
+            heat_BKhw[image, klass][:, None], size, content_N4, given_N, method == "mass"
+        )
         mask_BKSS[image, klass], used_BK[image, klass] = made
     return Masks(mask_BKSS, used_BK, ~used_BK.isnan())
 
@@ -175,6 +178,23 @@ def otsu(counts: Tensor) -> Tensor:
     return torch.where(below * above > 0, spread, 0.0).argmax(dim=-1)
 
 
+def mass_level(counts: Tensor, share: Tensor) -> Tensor:
+    """The highest level above which histograms (..., 256) hold a share of their mass.
+
+    The mass of a pixel is its level; so the mask is the smallest set of highest pixels that has
+    the share, up to pixels of the same level.
+
+    Args:
+        share: in [0, 1], (...) as the histograms.
+    """
+    level = torch.arange(counts.shape[-1], device=counts.device, dtype=torch.float64)
+    mass = counts.double() * level
+    above = mass.flip(-1).cumsum(-1).flip(-1) - mass  # of the levels above each
+    enough = above >= share.double()[..., None] * mass.sum(-1, keepdim=True)
+    # Level 0 has all mass above it; the levels that have enough are the lowest ones.
+    return (enough.sum(-1) - 1).clamp(min=0)
+
+
 def pooled_iou(counts_2KT: Tensor) -> Tensor:
     """IoU, pooled over all counted pixels, where bins >= i are foreground: (K, T) float64.
 
@@ -246,12 +266,19 @@ def _has_shape(low: Tensor, high: Tensor) -> Tensor:
 
 
 def _cut_maps(
-    heat_N1hw: Tensor, size: int, content_N4: Tensor | None, given_N: Tensor | None
+    heat_N1hw: Tensor,
+    size: int,
+    content_N4: Tensor | None,
+    given_N: Tensor | None,
+    by_mass: bool,
 ) -> tuple[Tensor, Tensor]:
     """Masks (N, S, S) and the thresholds used (N,), NaN for an unusable map."""
     unit_N1SS, usable_N1 = normalise(upsample(heat_N1hw, size), content_N4)
     level_N1SS = to_level(unit_N1SS)
-    cut_N1 = _cut(level_N1SS, content_N4, given_N)
+    if by_mass and given_N is not None:
+        cut_N1 = mass_level(histogram(level_N1SS, content_N4), given_N[:, None])
+    else:
+        cut_N1 = _cut(level_N1SS, content_N4, given_N)
     mask_N1SS = (level_N1SS > cut_N1[:, :, None, None]) & usable_N1[:, :, None, None]
     used_N1 = (cut_N1 / (LEVELS - 1.0)).float().masked_fill(~usable_N1, torch.nan)
     return mask_N1SS[:, 0], used_N1[:, 0]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 
 from chexseg_platform import config
 from chexseg_platform.artifacts import Artifact
+from chexseg_platform.findings import FINDINGS
 from chexseg_platform.models.boundary import BoundaryNetwork, load_boundary
 from chexseg_platform.models.classifier import Classifier, load_classifier
 from chexseg_platform.models.preprocess import Preprocess
@@ -33,7 +35,8 @@ def labeller_of(
     models = [model for classifier in classifiers for model in load_models(classifier)]
     network = None if boundary is None else load_network(boundary)
     budget = budget_of(memory, device)
-    return PseudoLabeller(models, settings, device, thresholds, budget, network)
+    aurocs = [each for classifier in classifiers for each in aurocs_of(classifier)]
+    return PseudoLabeller(models, settings, device, thresholds, budget, network, aurocs)
 
 
 def load_models(classifier: Artifact) -> list[tuple[Classifier, Preprocess]]:
@@ -43,6 +46,16 @@ def load_models(classifier: Artifact) -> list[tuple[Classifier, Preprocess]]:
         model, meta = load_classifier(_files(classifier, number))
         models.append((model, Preprocess.from_dict(meta["preprocess"])))
     return models
+
+
+def aurocs_of(classifier: Artifact) -> list[list[float]]:
+    """Return each checkpoint's validation AUROC of the ten findings; NaN where there is none."""
+    found = []
+    for number in range(int(classifier.summary["checkpoints"])):
+        metrics = classifier.parts(f"checkpoints/{number:02d}/")[0].info
+        each = [metrics.get(f"auroc {name}") for name in FINDINGS]
+        found.append([math.nan if value is None else float(value) for value in each])
+    return found
 
 
 def load_network(boundary: Artifact) -> tuple[BoundaryNetwork, Preprocess]:

@@ -8,7 +8,7 @@ The default varies nothing: the CheXseg models were trained so.
 normalisation, then geometry, whose fill of 0 is what padding is after normalisation.
 
 A horizontal flip swaps the patient's left and right: the heart goes to the wrong side, and
-channels named by side ("left lung") would have to swap too. It is off unless asked for.
+channels named by side ("left lung") swap with it. It is off unless asked for.
 
 Shapes: B images, C input channels, K mask channels, S side.
 """
@@ -16,6 +16,7 @@ Shapes: B images, C input channels, K mask channels, S side.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -82,6 +83,7 @@ def prepare(
     content_B4: Tensor | None = None,
     augment: Augment | None = None,
     generator: torch.Generator | None = None,
+    mirrored: Sequence[int] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Grey images and masks -> network input and masks, varied where `augment` says so.
 
@@ -91,6 +93,8 @@ def prepare(
         preprocess, content_B4: as in models/preprocess.py.
         augment: None varies nothing.
         generator: on the CPU; needed where augment varies anything.
+        mirrored: for each channel of the masks, the one that it is once left and right are
+            swapped; None where that changes none.
 
     Returns:
         float32 (B, C, S, S), and the masks in their own dtype.
@@ -100,7 +104,8 @@ def prepare(
     if generator is None:
         raise ValueError("Augmentation needs a generator made from the run's seed.")
     shaded_BSS = vary_intensity(image_BSS, augment, generator)
-    return vary_geometry(preprocess(shaded_BSS, content_B4), mask_BKSS, augment, generator)
+    input_BCSS = preprocess(shaded_BSS, content_B4)
+    return vary_geometry(input_BCSS, mask_BKSS, augment, generator, mirrored)
 
 
 def vary_intensity(image_BSS: Tensor, augment: Augment, generator: torch.Generator) -> Tensor:
@@ -119,11 +124,16 @@ def vary_intensity(image_BSS: Tensor, augment: Augment, generator: torch.Generat
 
 
 def vary_geometry(
-    input_BCSS: Tensor, mask_BKSS: Tensor | None, augment: Augment, generator: torch.Generator
+    input_BCSS: Tensor,
+    mask_BKSS: Tensor | None,
+    augment: Augment,
+    generator: torch.Generator,
+    mirrored: Sequence[int] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Move each image, and its masks alike; what comes in from outside is 0.
 
-    Bilinear; a bool mask is cut again at one half.
+    Bilinear; a bool mask is cut again at one half. Channels of a flipped image change places as
+    `mirrored` says; see `prepare`.
     """
     if not augment.moves:
         return input_BCSS, mask_BKSS
@@ -133,6 +143,10 @@ def vary_geometry(
     moved_BCSS = _sample(input_BCSS, grid_BSS2)
     if mask_BKSS is None:
         return moved_BCSS, None
+    if mirrored is not None:
+        flipped_B = torch.linalg.det(theta_B23[:, :, :2]) < 0
+        other_side = mask_BKSS[:, list(mirrored)]
+        mask_BKSS = torch.where(flipped_B[:, None, None, None], other_side, mask_BKSS)
     moved_mask = _sample(mask_BKSS.float(), grid_BSS2)
     if mask_BKSS.dtype == torch.bool:
         return moved_BCSS, moved_mask >= 0.5

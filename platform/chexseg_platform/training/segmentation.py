@@ -7,7 +7,7 @@ grid of thresholds, its mean over findings is the score.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from chexseg_platform import config
 from chexseg_platform.data.mix import Batches, Mix
 from chexseg_platform.data.store import MaskRows, Store
-from chexseg_platform.findings import FINDINGS
+from chexseg_platform.findings import FINDINGS, mirrored
 from chexseg_platform.models.batch import forward_batch
 from chexseg_platform.models.checkpoints import State
 from chexseg_platform.models.encoder import load_weights
@@ -49,9 +49,10 @@ Start = tuple[str, State | Path]
 """Where first weights come from: a kind, and a state or a folder."""
 
 
-def spec_of(settings: config.Segmenter) -> SegmenterSpec:
+def spec_of(settings: config.Segmenter, classes: tuple[str, ...] = FINDINGS) -> SegmenterSpec:
     """Return the model's shape under some settings."""
     return SegmenterSpec(
+        classes=classes,
         architecture=settings.architecture,
         encoder=settings.encoder,
         output_stride=settings.output_stride,
@@ -60,7 +61,11 @@ def spec_of(settings: config.Segmenter) -> SegmenterSpec:
 
 
 def initial_model(
-    settings: config.Segmenter, size: int, seed: int, start: Start | None
+    settings: config.Segmenter,
+    size: int,
+    seed: int,
+    start: Start | None,
+    classes: tuple[str, ...] = FINDINGS,
 ) -> nn.Module:
     """Build a segmenter and give it its first weights.
 
@@ -68,13 +73,15 @@ def initial_model(
         size: side of its images.
         seed: of the random weights.
         start: ("encoder", folder of `fetch_weights`), ("classifier", its state) or
-            ("segmenter", its state); None for random weights.
+            ("segmenter", its state, whose head stays out where it has other channels); None for
+            random weights.
+        classes: of the masks.
 
     Raises:
         WrongArchitecture: naming the first tensor that does not fit.
     """
     torch.manual_seed(seed)
-    model = build_segmenter(spec_of(settings))
+    model = build_segmenter(spec_of(settings, classes))
     check_size(model, 1, size)
     if start is not None:
         kind, state = start
@@ -106,7 +113,7 @@ class Segmentation:
         settings: of the segmenter.
         store: images.
         expert: expert-labelled rows to learn from.
-        pseudo: pseudo-labelled rows to learn from.
+        pseudo: pseudo-labelled rows to learn from, of the same classes.
         valid: expert-labelled rows for thresholds and choice of checkpoint; may be empty.
         seed: of weights, draws and augmentation.
         device: where the model lies.
@@ -127,15 +134,18 @@ class Segmentation:
     ) -> None:
         self.settings, self.store, self.seed, self.device = settings, store, seed, device
         self.rank, self.world = rank_and_world()
-        self.model = initial_model(settings, store.size, seed, start).to(device)
+        self.items, self.valid = MaskRows.join(expert, pseudo), valid
+        self.classes = self.items.classes
+        assert valid.classes == self.classes
+        self.mirrored = mirrored(self.classes) if settings.augment.flip else None
+        self.model = initial_model(settings, store.size, seed, start, self.classes).to(device)
         self.preprocess: Preprocess = preset("chexpert")
         self.augment = augment_of(settings.augment)
-        self.items, self.valid = MaskRows.join(expert, pseudo), valid
         self.loss_of = loss_by_name(settings.loss)
         mix = mix_of(settings, len(expert), len(pseudo), seed)
         self.batches = Batches(mix, settings.batch_size, self.rank, self.world)
         self.steps_per_epoch = self.batches.steps_per_epoch
-        self.found: dict[str, Any] = fixed_thresholds(settings)
+        self.found: dict[str, Any] = fixed_thresholds(settings, self.classes)
 
     def batch(self, step: int) -> Batch:
         items = self.batches.rows(step)
@@ -148,6 +158,7 @@ class Segmentation:
             content_B4=content_tensor(self.store, rows, self.device),
             augment=self.augment,
             generator=step_generator(self.seed, step, self.rank),
+            mirrored=self.mirrored,
         )
         assert mask_BKSS is not None
         known = torch.from_numpy(self.items.known[items]).to(self.device)
@@ -158,15 +169,15 @@ class Segmentation:
 
     @torch.inference_mode()
     def validate(self) -> dict[str, float]:
-        """Pooled IoU per finding at its best threshold; their mean is the score.
+        """Pooled IoU per class at its best threshold; their mean is the score.
 
-        Without validation images, or a finding among them, there is no score.
+        Without validation images, or a class among them, there is no score.
         """
         if not len(self.valid):
             return {}
         # The grid of CheXseg, or one fine enough to hold the threshold that is set.
         bins = 20 if self.settings.threshold == "tuned" else 1000
-        grid = PooledIoU(len(FINDINGS), bins, device=self.device)
+        grid = PooledIoU(len(self.classes), bins, device=self.device)
         mine = np.arange(len(self.valid))[self.rank :: self.world]
         for items in chunks(mine, forward_batch(self.device, self.store.size)):
             rows = self.valid.rows[items]
@@ -177,7 +188,7 @@ class Segmentation:
             )
             grid.update(probability, truth, content_B4=content)
         sum_over_workers(grid.counts_2KT)
-        self.found = _found(self.settings, grid)
+        self.found = _found(self.settings, grid, self.classes)
         named = {f"iou {k}": v for k, v in self.found["iou"].items() if v is not None}
         if not named:
             return {}
@@ -187,28 +198,28 @@ class Segmentation:
     def dump(self) -> dict[str, bytes]:
         return dump_segmenter(
             self.model,
-            spec_of(self.settings),
+            spec_of(self.settings, self.classes),
             self.preprocess,
             {"size": self.store.size, **self.found},
         )
 
 
-def fixed_thresholds(settings: config.Segmenter) -> dict[str, Any]:
+def fixed_thresholds(settings: config.Segmenter, classes: Sequence[str]) -> dict[str, Any]:
     """Return the thresholds of a model that has not been validated: as set, or one half."""
     value = 0.5 if settings.threshold == "tuned" else settings.threshold
-    return {"thresholds": dict.fromkeys(FINDINGS, value)}
+    return {"thresholds": dict.fromkeys(classes, value)}
 
 
-def _found(settings: config.Segmenter, grid: PooledIoU) -> dict[str, Any]:
+def _found(settings: config.Segmenter, grid: PooledIoU, classes: Sequence[str]) -> dict[str, Any]:
     if settings.threshold == "tuned":
         threshold_K, iou_K = grid.best()
     else:
-        threshold_K = torch.full((len(FINDINGS),), float(settings.threshold))
+        threshold_K = torch.full((len(classes),), float(settings.threshold))
         iou_K = grid.at(float(settings.threshold))
     ious = [None if math.isnan(value) else value for value in iou_K.tolist()]
     return {
-        "thresholds": dict(zip(FINDINGS, threshold_K.tolist(), strict=True)),
-        "iou": dict(zip(FINDINGS, ious, strict=True)),
+        "thresholds": dict(zip(classes, threshold_K.tolist(), strict=True)),
+        "iou": dict(zip(classes, ious, strict=True)),
     }
 
 
@@ -216,11 +227,11 @@ def _found(settings: config.Segmenter, grid: PooledIoU) -> dict[str, Any]:
 def predict_batch(
     model: nn.Module, preprocess: Preprocess, image_BSS: Tensor, content_B4: Tensor
 ) -> Tensor:
-    """Return mask probabilities of grey images: float32 (B, 10, S, S)."""
+    """Return mask probabilities of grey images: float32 (B, K, S, S)."""
     model.eval()
     return model(preprocess(image_BSS, content_B4)).float().sigmoid()
 
 
-def threshold_tensor(extra: Mapping[str, Any]) -> Tensor:
-    """Return a segmenter's thresholds, float32 (10,), from its checkpoint's `extra`."""
-    return torch.tensor([float(extra["thresholds"][name]) for name in FINDINGS])
+def threshold_tensor(extra: Mapping[str, Any], classes: Sequence[str] = FINDINGS) -> Tensor:
+    """Return a segmenter's thresholds, float32 (K,), from its checkpoint's `extra`."""
+    return torch.tensor([float(extra["thresholds"][name]) for name in classes])

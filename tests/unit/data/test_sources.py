@@ -113,7 +113,9 @@ def test_a_patient_in_two_splits_is_refused(tmp_path):
 
 def test_an_image_in_two_tables_is_refused(tmp_path):
     tables = [Table(table=csv(tmp_path / name, "train", 1), split="train") for name in "ab"]
-    with pytest.raises(ImagesTwice, match="2 images are in more than one table, such") as twice:
+    with pytest.raises(
+        ImagesTwice, match="2 images are in more than one table or collection, such"
+    ) as twice:
         read_entries(Data(tables=tables))
     assert len(twice.value.image_ids) == 2
 

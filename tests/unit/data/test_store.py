@@ -135,6 +135,11 @@ def test_joined_sets_keep_their_order(tiny_store):
     assert again.known.shape == (8, 10)
 
 
+def test_sets_of_other_classes_are_not_joined(tiny_store):
+    with pytest.raises(AssertionError):
+        MaskRows.join(MaskRows.empty(("Heart",)), expert_rows(tiny_store, tiny_store.rows("valid")))
+
+
 def test_pixels_are_unpacked_once_and_again_if_cut_short(tiny_dataset, tmp_path):
     told = []
     store = open_store(tiny_dataset, tmp_path, lambda *progress: told.append(progress))

@@ -204,6 +204,36 @@ def test_several_models_are_averaged_before_the_cut():
     assert rows["Pneumothorax"]["status"] == rows["Edema"]["status"] == "mask"
 
 
+def test_a_model_with_larger_scores_has_no_more_say_once_scaled():
+    loud, even = classifier({"Edema": (2000.0, 0.0)}), classifier({"Edema": (0.0, 1.0)})
+    plain = labeller(loud, even).explain(images(corner())).heat_BKhw[0, EDEMA]
+    assert plain[-1, -1] < 0.01 * plain[0, 0]
+    own = labeller(loud, even, scale="maximum").explain(images(corner())).heat_BKhw[0, EDEMA]
+    assert own[0, 0].item() == pytest.approx(1.0)
+    assert own[-1, -1].item() == pytest.approx(0.5)
+
+
+def test_models_are_weighted_by_their_aurocs():
+    blind = classifier({"Edema": (0.0, 1.0)})  # an even map, wherever the image is bright
+    wish = Saliency(explain="logit", combine="auroc")
+    pair = [(EDEMA_ONLY, PLAIN), (blind, PLAIN)]
+    good = PseudoLabeller(pair, wish, CPU, aurocs=[[0.9] * 10, [0.5] * 10])
+    alone = labeller(EDEMA_ONLY).explain(images(corner())).heat_BKhw
+    assert torch.allclose(good.explain(images(corner())).heat_BKhw, alone)
+    even = PseudoLabeller(pair, wish, CPU, aurocs=[[0.8] * 10, [0.8] * 10])
+    plain = labeller(EDEMA_ONLY, blind).explain(images(corner())).heat_BKhw
+    assert torch.allclose(even.explain(images(corner())).heat_BKhw, plain)
+    with pytest.raises(ValueError, match="AUROC of every model"):
+        PseudoLabeller(pair, wish, CPU, aurocs=[[0.9] * 10])
+
+
+def test_a_mask_of_small_regions_is_empty():
+    table, _ = labeller(EDEMA_ONLY, smallest=0.9)(images(corner()))
+    assert by_finding(table)["Edema"]["status"] == "empty"
+    table, _ = labeller(EDEMA_ONLY, smallest=0.1, threshold="mass", mass=0.7)(images(corner()))
+    assert by_finding(table)["Edema"]["status"] == "mask"
+
+
 def test_padding_takes_no_part():
     grid = np.full((CELLS, CELLS), 255)
     grid[1:3] = [[100, 0, 0, 0], [0, 0, 0, 0]]

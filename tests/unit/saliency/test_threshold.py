@@ -10,6 +10,7 @@ from chexseg_platform.saliency.threshold import (
     best_threshold,
     box_mean,
     heat_to_mask,
+    mass_level,
     normalise,
     otsu,
     pooled_iou,
@@ -120,9 +121,36 @@ def test_a_box_that_is_none(share: float) -> None:
         box_mean(maps(), share)
 
 
+def test_the_level_that_holds_a_share_of_the_mass() -> None:
+    counts = torch.zeros(256, dtype=torch.int64)
+    counts[[0, 10, 100, 200]] = torch.tensor([50, 10, 2, 1])  # mass 0, 100, 200, 200
+    for share, level in ((0.0, 255), (0.4, 199), (0.41, 99), (0.8, 99), (0.81, 9), (1.0, 9)):
+        wanted = torch.tensor(share, dtype=torch.float64)
+        assert mass_level(counts, wanted).item() == level, share
+    # Of a map of zeros all is nothing: whatever the level, no pixel is above the last.
+    assert mass_level(torch.eye(256, dtype=torch.int64)[0], torch.tensor(0.5)).item() == 255
+
+
+@pytest.mark.parametrize("content", [None, CONTENT])
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.9])
+def test_a_mask_of_the_mass_is_the_smallest_that_has_it(
+    content: Tensor | None, share: float
+) -> None:
+    heat = maps()
+    made = heat_to_mask(heat, 32, "mass", threshold=share, content_B4=content)
+    level = to_level(normalise(heat, content)[0]).double()
+    for b in range(2):
+        for k in range(3):
+            inside, mask = level[b, k], made.mask_BKSS[b, k]
+            assert inside[mask].sum() >= share * inside.sum()
+            lowest = inside[mask].min()
+            assert inside[inside > lowest].sum() < share * inside.sum()
+            assert (inside[~mask] < lowest).all()
+
+
 def test_masks_do_not_depend_on_scale_or_offset() -> None:
     heat = maps()
-    for method, threshold in (("otsu", None), ("fixed", 0.3)):
+    for method, threshold in (("otsu", None), ("mass", 0.4), ("fixed", 0.3)):
         mask = heat_to_mask(heat, 32, method, threshold=threshold).mask_BKSS  # type: ignore[arg-type]
         scaled = heat_to_mask(heat * 4096, 32, method, threshold=threshold)  # type: ignore[arg-type]
         assert torch.equal(mask, scaled.mask_BKSS)

@@ -161,7 +161,7 @@ def test_thresholds_come_from_validation_and_from_nothing_else(tiny_store, sets)
 
 def test_a_fixed_threshold_is_kept(tiny_store, sets):
     task = task_of(tiny_store, sets[0], valid=sets[0], threshold=0.3)
-    assert fixed_thresholds(task.settings)["thresholds"] == dict.fromkeys(FINDINGS, 0.3)
+    assert fixed_thresholds(task.settings, FINDINGS)["thresholds"] == dict.fromkeys(FINDINGS, 0.3)
     task.validate()
     assert list(task.found["thresholds"].values()) == pytest.approx([0.3] * 10)
 
