@@ -21,16 +21,16 @@ def read_jsrt(root: Path, masks: Path | None = None, test_fold: int = 2) -> list
     """List the images of both folds: those of `test_fold` are "test", the others "train".
 
     Args:
-        root: folder of the `.IMG` files, at any depth.
+        root: folder of the `.IMG` files, or the one above.
         masks: folder of SCR's `fold1` and `fold2`, at most one folder below; by default `root`.
 
     Raises:
         NoCollection: without images or without a fold's masks.
     """
-    images = {path.stem: path for path in sorted(root.rglob("*.IMG"))}
-    images |= {path.stem: path for path in sorted(root.rglob("*.img"))}
+    places = ("*.IMG", "*.img", "*/*.IMG", "*/*.img")
+    images = {path.stem: path for place in places for path in sorted(root.glob(place))}
     if not images:
-        raise NoCollection(f"{root} holds no .IMG file of JSRT")
+        raise NoCollection(f"{root} holds no .IMG file of JSRT, nor does a folder in it")
     base, entries = _scr(masks or root), list[Entry]()
     for fold in FOLDS:
         drawn = needed_folder(base / f"fold{fold}", "masks of the SCR database", "masks")
