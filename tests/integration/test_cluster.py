@@ -2,7 +2,6 @@
 
 import gc
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -40,27 +39,6 @@ except ClusterError as error:
     print(error)
 disconnect()
 """
-POOL = """
-import sys, time
-from pathlib import Path
-from chexseg_platform.cluster import connect, disconnect
-from chexseg_platform.stages.pools import pooled
-
-class Works:
-    def __init__(self, marker):
-        self.marker = Path(marker)
-
-    def __call__(self, batch):
-        self.marker.touch()
-        time.sleep(600)
-
-connect()
-try:
-    list(pooled([{"id": 1}], Works, {"marker": sys.argv[1]}, workers=1, cpus=0.5))
-except KeyboardInterrupt:
-    disconnect()
-    print("stopped", flush=True)
-"""
 Start = Callable[..., subprocess.Popen[str]]
 
 
@@ -73,7 +51,7 @@ def start() -> Iterator[Start]:
         pipe = subprocess.PIPE
         process = subprocess.Popen(
             [sys.executable, "-u", "-c", script, *arguments], env=os.environ | environment,
-            stdin=pipe, stdout=pipe, stderr=pipe, text=True, start_new_session=True,
+            stdin=pipe, stdout=pipe, stderr=pipe, text=True,
         )  # fmt: skip
         begun.append(process)
         return process
@@ -148,20 +126,6 @@ def test_a_pool_that_is_left_early_keeps_no_cpu(idle: Callable[[], bool], tmp_pa
     assert next(rows)["id"] in (7, 8, 9)
     rows.close()
     assert idle()
-
-
-def test_a_pool_ends_with_the_process_group_that_its_ray_is_in(
-    start: Start, tmp_path: Path
-) -> None:
-    """As `timeout` and schedulers end one: Ray's services are told as well, and go first."""
-    marker = tmp_path / "works"
-    driver, deadline = start(POOL, str(marker), RAY_ADDRESS=""), time.monotonic() + 120
-    while not marker.exists() and driver.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.1)
-    os.killpg(driver.pid, signal.SIGTERM)
-    said, _ = driver.communicate(timeout=120)
-    assert marker.exists()
-    assert (driver.returncode, said.strip()) == (0, "stopped")
 
 
 def test_nothing_to_do_starts_nothing() -> None:
