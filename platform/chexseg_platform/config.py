@@ -28,6 +28,7 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Split = Literal["train", "valid", "test"]
 View = Literal["frontal", "lateral"]
+CollectionLayout = Literal["jsrt", "covid-qu-ex", "montgomery", "shenzhen", "folder"]
 
 
 class ConfigError(ValueError):
@@ -55,9 +56,7 @@ class Phantom(Section):
     test: Annotated[int, Field(ge=0)] = 120
     size: Annotated[int, Field(ge=32)] = 256
     seed: Seed = 0
-    layout: Literal["chexpert", "jsrt", "covid-qu-ex", "montgomery", "shenzhen", "folder"] = (
-        "chexpert"
-    )
+    layout: Literal["chexpert"] | CollectionLayout = "chexpert"
     """chexpert: findings, with CheXlocalize's masks; the others: organs and infection, as the
     collections of these names lie on a disk."""
 
@@ -92,7 +91,7 @@ class Table(Section):
 class Collection(Section):
     """Images with a mask file for each structure, in one of the layouts that are read."""
 
-    layout: Literal["jsrt", "covid-qu-ex", "montgomery", "shenzhen", "folder"]
+    layout: CollectionLayout
     root: str
     """Its folder. folder: `images/NAME.png` and `masks/STRUCTURE/NAME.png`, with or without
     `train`, `valid` and `test` above."""

@@ -67,7 +67,6 @@ def joined(
     masks: Mapping[str, Mapping[str, Path]],
     *,
     split: str,
-    prefix: str = "",
     kind: str = "",
 ) -> list[Entry]:
     """Join images and masks by name: an entry for every name that has either.
@@ -78,7 +77,7 @@ def joined(
     Args:
         images: name -> file.
         masks: structure -> name -> file.
-        prefix: put before names where they are not unique by themselves.
+        kind: the entries' `format`.
     """
     names = dict.fromkeys([*images, *(name for files in masks.values() for name in files)])
     entries = []
@@ -91,8 +90,8 @@ def joined(
         seen = path if path is not None else Path(next(iter(files.values()))[0])
         entries.append(
             Entry(
-                image_id=f"{prefix}{name}",
-                patient=f"{prefix}{name}",
+                image_id=name,
+                patient=name,
                 study="study1",
                 view="frontal",
                 projection=None,

@@ -9,22 +9,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from ...findings import INFECTION, LEFT_LUNG, LUNGS, ORGANS, RIGHT_LUNG
+from ..decode import JSRT_LEVELS, JSRT_SIDE
 from .layout import PhantomRefused
 from .organs import Chest, draw_chest
 from .render import to_bytes, to_twelve_bits
 from .studies import SPLITS
 
 Layout = Literal["jsrt", "covid-qu-ex", "montgomery", "shenzhen", "folder"]
-LAYOUTS: tuple[Layout, ...] = ("jsrt", "covid-qu-ex", "montgomery", "shenzhen", "folder")
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
-JSRT_NODULES, JSRT_SIDE, SCR_SIDE = 154, 2048, 1024
+JSRT_NODULES, SCR_SIDE = 154, 1024
 JSRT_FOLDS = (124, 123)
 COVID_SPLITS = {"train": "Train", "valid": "Val", "test": "Test"}
 COVID_GROUPS = {"infected": "COVID-19", "pneumonia": "Non-COVID", "normal": "Normal"}
@@ -102,7 +103,7 @@ def _files(
     image = to_bytes(chest.image)
     if job.layout == "jsrt":
         fold = root / "scratch" / ("fold2" if job.split == "test" else "fold1") / "masks"
-        film = _enlarged(4095 - to_twelve_bits(chest.detector), JSRT_SIDE)
+        film = _enlarged(JSRT_LEVELS - 1 - to_twelve_bits(chest.detector), JSRT_SIDE)
         yield root / "All247images" / f"{name}.IMG", film
         for organ in ORGANS:
             yield fold / organ.lower() / f"{name}.gif", _enlarged(masks[organ], SCR_SIDE)
