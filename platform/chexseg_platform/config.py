@@ -22,6 +22,8 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails
 
+from chexseg_platform.findings import FINDINGS, PLACED
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -250,6 +252,8 @@ class Saliency(Section):
     """Of grad-cam and integrated-gradients; the other methods explain the logit."""
     features: Literal["post-relu", "pre-relu"] = "post-relu"
     """Of grad-cam: after or before the classifier's last ReLU; before it only for DenseNets."""
+    classes: Literal["findings", "observations"] = "findings"
+    """What gets masks: CheXlocalize's ten findings, or CheXpert's observations but "No Finding"."""
     sign: Literal["positive", "absolute"] = "positive"
     """Of signed maps (all but grad-cam's): evidence for the finding, or for and against."""
     integrated: Integrated = Field(default_factory=Integrated)
@@ -289,6 +293,11 @@ class Saliency(Section):
     image's original size (tens of megabytes an image)."""
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The classes by name, in the order of every table and array of pseudo-labels."""
+        return FINDINGS if self.classes == "findings" else PLACED
+
+    @property
     def pays_per_map(self) -> bool:
         """Whether every map takes passes of its own, as with all methods but Grad-CAM."""
         return self.method != "grad-cam"
@@ -297,6 +306,12 @@ class Saliency(Section):
     def full_size(self) -> bool:
         """Whether maps are as large as the frame: Grad-CAM's are cells of it."""
         return self.pays_per_map or self.box > 0
+
+    @model_validator(mode="after")
+    def _settings_agree(self) -> Saliency:
+        if self.refine == "irnet" and self.classes != "findings":
+            raise ValueError("irnet refines maps of the ten findings: set classes to findings")
+        return self
 
     @field_validator("ensemble")
     @classmethod

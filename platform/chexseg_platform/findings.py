@@ -42,6 +42,9 @@ FINDINGS: tuple[str, ...] = (
 )
 """CheXlocalize's 10 localizable findings in the order of its JSON."""
 
+PLACED: tuple[str, ...] = OBSERVATIONS[1:]
+"""The observations that have a place in the image: all but "No Finding"."""
+
 COMPETITION: tuple[str, ...] = (
     "Cardiomegaly",
     "Edema",
@@ -89,6 +92,11 @@ STRUCTURES: tuple[str, ...] = (*ORGANS, *WHOLE, INFECTION)
 _STRUCTURE_ALIASES = {"lung": LUNGS, "clavicle": CLAVICLES, "infection": INFECTION}
 _BY_STRUCTURE = {name.casefold(): name for name in STRUCTURES} | _STRUCTURE_ALIASES
 _BY_KEY = {name.casefold(): name for name in OBSERVATIONS} | ALIASES
+
+
+def observation_places(names: Sequence[str]) -> list[int]:
+    """Return the index of each class among the observations: `labels[:, places]`."""
+    return [OBSERVATIONS.index(name) for name in names]
 
 
 class UnknownFinding(ValueError):

@@ -143,7 +143,7 @@ def _unused(settings: Saliency) -> set[str]:
     return unused | ({"sign"} if settings.method == "grad-cam" else {"features"})
 
 
-NEUTRAL = {"box": 0.0, "scale": "none", "combine": "mean", "smallest": 0.0}
+NEUTRAL = {"classes": "findings", "box": 0.0, "scale": "none", "combine": "mean", "smallest": 0.0}
 """Fields of `saliency` that change nothing at these values."""
 WALK = ("walk_radius", "beta", "steps")
 SEEDING = ("foreground", "background", "refine")

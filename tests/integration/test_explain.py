@@ -411,7 +411,7 @@ def test_what_thresholds_were_tuned_on_is_not_compared(finished: Any) -> None:
     patients = sorted(set(dataset.tables("index/", ["patient"])["patient"].to_pylist()))
 
     def images(*tuned: Any) -> int:
-        summary = summarise(made, dataset, *tuned)
+        summary = summarise(made, dataset, FINDINGS, *tuned)
         return sum(item["images"] for item in summary["localization"])
 
     whole = images(None)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chexseg_platform.config import Saliency
-from chexseg_platform.findings import FINDING_TO_OBSERVATION
+from chexseg_platform.findings import observation_places
 
 Bools = NDArray[np.bool_]
 
@@ -22,12 +22,12 @@ def gate(
 
     Args:
         labels: (N, 14): 1, 0, -1, NaN.
-        probabilities: (N, 10), of the findings.
-        settings: `gate`, `cutoff`, `uncertain`, `blank`.
+        probabilities: (N, K), of the settings' classes.
+        settings: `classes`, `gate`, `cutoff`, `uncertain`, `blank`.
 
     Returns:
-        allowed (N, 10): a mask is cut from the map.
-        known (N, 10): the channel is labelled; where it is not allowed, as empty.
+        allowed (N, K): a mask is cut from the map.
+        known (N, K): the channel is labelled; where it is not allowed, as empty.
     """
     present, absent = label_evidence(labels, settings)
     likely = probabilities >= settings.cutoff
@@ -42,8 +42,8 @@ def gate(
 
 
 def label_evidence(labels: NDArray[np.float32], settings: Saliency) -> tuple[Bools, Bools]:
-    """Return where the image labels say present and where they say absent: (N, 10) each."""
-    value = labels[:, FINDING_TO_OBSERVATION]
+    """Return where the image labels say present and where they say absent: (N, K) each."""
+    value = labels[:, observation_places(settings.names)]
     present, absent = value == 1, value == 0
     if settings.uncertain == "positive":
         present |= value == -1

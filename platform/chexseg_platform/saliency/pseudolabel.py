@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from chexseg_platform.config import Saliency
-from chexseg_platform.findings import FINDING_TO_OBSERVATION, FINDINGS, OBSERVATIONS
+from chexseg_platform.findings import OBSERVATIONS, observation_places
 from chexseg_platform.models.boundary import BoundaryNetwork
 from chexseg_platform.models.classifier import Classifier
 from chexseg_platform.models.precision import precision
@@ -58,10 +58,10 @@ class PseudoLabeller:
             combined.
         settings: how maps become masks.
         device: where the models lie.
-        thresholds: (10,), for `threshold: tuned`, from `tune_thresholds`.
+        thresholds: (K,), for `threshold: tuned`, from `tune_thresholds`.
         budget: bytes that a method's passes with gradients, and full-size maps, may hold.
         boundary: IRNet's network and its preprocessing, for `refine: irnet`.
-        aurocs: of each model, the AUROC of the ten findings, for `combine: auroc`.
+        aurocs: of each model, the AUROC of each class, for `combine: auroc`.
 
     Attributes:
         schemas: of the tables that a call gives, by name, in order.
@@ -82,6 +82,7 @@ class PseudoLabeller:
             placed = _placed(model, device)
             self.models.append((placed, preprocess, method_of(settings, placed, budget)))
         self.settings, self.device, self.budget = settings, device, budget
+        self.places = observation_places(settings.names)
         self.schemas = schemas_of(settings)
         wish = settings.precision
         if wish == "auto" and settings.method == "integrated-gradients":
@@ -97,17 +98,16 @@ class PseudoLabeller:
         self.method, self.threshold = _method(settings, thresholds)
 
     def explain(self, images: Images, wanted: NDArray[np.bool_] | None = None) -> Explained:
-        """Average maps (B, 10, h, w) and probabilities (B, 14) over the models.
+        """Average maps (B, K, h, w) and probabilities (B, 14) over the models.
 
         Args:
-            wanted: (B, 10), which maps are asked for; None for all.
+            wanted: (B, K), which maps are asked for; None for all.
 
         Returns:
-            Of steps and completeness errors the largest among the models, (B, 10).
+            Of steps and completeness errors the largest among the models, (B, K).
         """
         wanted_BO = torch.zeros(images.labels.shape, dtype=torch.bool)
-        columns = list(FINDING_TO_OBSERVATION)
-        wanted_BO[:, columns] = True if wanted is None else torch.from_numpy(wanted)
+        wanted_BO[:, self.places] = True if wanted is None else torch.from_numpy(wanted)
         wanted_BO = wanted_BO.to(self.device)
         with self._autocast():
             found = [
@@ -116,11 +116,11 @@ class PseudoLabeller:
         steps, errors = ([item[place] for item in found] for place in (2, 3))
         return Explained(
             self._refined(
-                self._averaged([item.heat_BKhw[:, columns] for item in found], images), images
+                self._averaged([item.heat_BKhw[:, self.places] for item in found], images), images
             ),
             torch.stack([item.probability_BK for item in found]).mean(0),
-            _largest(steps, columns),
-            _largest(errors, columns),
+            _largest(steps, self.places),
+            _largest(errors, self.places),
         )
 
     def _averaged(self, maps: Sequence[Tensor], images: Images) -> Tensor:
@@ -181,11 +181,11 @@ class PseudoLabeller:
         if not self.settings.pays_per_map:
             return None
         if self.settings.gate in ("label", "none"):  # which look at no probability
-            unseen = np.zeros((len(images.ids), len(FINDINGS)), np.float32)
+            unseen = np.zeros((len(images.ids), len(self.places)), np.float32)
             return gate(images.labels, unseen, self.settings)[0]
         with self._autocast():
             each = [probabilities(model, inputs) for model, _, inputs in self._inputs(images)]
-        likely = torch.stack(each).mean(0)[:, list(FINDING_TO_OBSERVATION)].cpu().numpy()
+        likely = torch.stack(each).mean(0)[:, self.places].cpu().numpy()
         return gate(images.labels, likely, self.settings)[0]
 
     def __call__(self, images: Images) -> tuple[pa.Table, ...]:
@@ -204,7 +204,7 @@ class PseudoLabeller:
 
     def _label(self, images: Images) -> tuple[pa.Table, ...]:
         heat_BKhw, probability_BO, steps, error = self.explain(images, self.wanted(images))
-        probability = probability_BO[:, list(FINDING_TO_OBSERVATION)]
+        probability = probability_BO[:, self.places]
         allowed, known = gate(images.labels, probability.cpu().numpy(), self.settings)
         size = images.grey.shape[-1]
         content = torch.from_numpy(images.content).to(self.device)
@@ -233,11 +233,16 @@ class PseudoLabeller:
             "error": _or_nothing(error, allowed),
             "status": status(allowed, finite, usable, filled),
         }
-        tables = mask_table(images, columns), image_table(images, probability_BO.cpu().numpy())
+        names = self.settings.names
+        tables = (
+            mask_table(images, columns, names),
+            image_table(images, probability_BO.cpu().numpy()),
+        )
         if self.settings.maps == "none":
             return tables
         shaped = torch.from_numpy(allowed & usable).to(self.device)
-        return *tables, map_table(images, heat_BKhw, shaped, self.settings.maps == "original")
+        original = self.settings.maps == "original"
+        return *tables, map_table(images, heat_BKhw, shaped, names, original)
 
 
 def _on_grid(heat_BKhw: Tensor, side: int) -> Tensor:
@@ -251,10 +256,10 @@ def tune_thresholds(
 
     Args:
         labeller: explains the images; its own thresholds do not matter.
-        batches: images and truth (B, 10, S, S).
+        batches: images and truth (B, K, S, S).
 
     Returns:
-        (10 thresholds, their 10 IoUs); NaN for a finding that no expert drew.
+        (K thresholds, their K IoUs); NaN for a class that no expert drew.
     """
     counts: Tensor | None = None
     for images, truth in _fitting(labeller, batches):

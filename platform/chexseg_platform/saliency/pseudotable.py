@@ -1,6 +1,6 @@
 """The tables of pseudo-labels: what a batch of X-rays goes in as, and comes out as.
 
-Shapes: B images, K the ten findings, S side of the frame, h x w cells of a map.
+Shapes: B images, K the classes of the settings, S side of the frame, h x w cells of a map.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from torch import Tensor
 
 from chexseg_platform.config import Saliency
 from chexseg_platform.data.geometry import Letterbox, restore
-from chexseg_platform.findings import FINDINGS
 from chexseg_platform.saliency.threshold import upsample
 
 MASK_SCHEMA = pa.schema(
@@ -38,7 +37,7 @@ MASK_SCHEMA = pa.schema(
         ("status", pa.string()),
     ]
 )
-"""A pseudo-label: one image and finding. `counts`: COCO RLE at model size, null without a mask;
+"""A pseudo-label: one image and class. `counts`: COCO RLE at model size, null without a mask;
 `peak_*`: the map's first maximum in the frame, null without a usable map; `steps` and
 `completeness_error`: of Integrated Gradients, else null; `status`: "mask",
 "empty" (nothing above the threshold), "not allowed", "flat", or "not finite", which is said of a
@@ -100,13 +99,18 @@ def schemas_of(settings: Saliency) -> dict[str, pa.Schema]:
 
 
 def map_table(
-    images: Images, heat_BKhw: Tensor, wanted_BK: Tensor, original: bool = False
+    images: Images,
+    heat_BKhw: Tensor,
+    wanted_BK: Tensor,
+    classes: Sequence[str],
+    original: bool = False,
 ) -> pa.Table:
     """Return maps as rows (MAP_SCHEMA), in the model's frame or at each image's original size.
 
     Args:
         heat_BKhw: at least 0; cells of the whole frame.
         wanted_BK: bool, which ones.
+        classes: the K classes by name.
         original: padding is cut off and the rest brought to the image's height and width, the
             inverse of the letterbox that made the frame; needs `images.sides`.
     """
@@ -121,27 +125,27 @@ def map_table(
             frame_SS = upsample(heat[None, None], size)[0, 0]
             heat = torch.from_numpy(restore(frame_SS, Letterbox(height, width, size)))
         scaled = (heat / heat.max().clamp(min=1e-30)).half().numpy()
-        place = {"image_id": images.ids[image], "finding": FINDINGS[k]}
+        place = {"image_id": images.ids[image], "finding": classes[k]}
         rows.append(
             {**place, "height": scaled.shape[0], "width": scaled.shape[1], "heat": scaled.tobytes()}
         )
     return pa.Table.from_pylist(rows, schema=MAP_SCHEMA)
 
 
-def mask_table(images: Images, columns: Mapping[str, Any]) -> pa.Table:
-    """Return a batch's rows of MASK_SCHEMA, one an image and finding.
+def mask_table(images: Images, columns: Mapping[str, Any], classes: Sequence[str]) -> pa.Table:
+    """Return a batch's rows of MASK_SCHEMA, one an image and class.
 
     Args:
         columns: (B, K) each, by name; `counts` a list of lists, `peak` (B, K, 2).
     """
-    batch, classes = columns["known"].shape
+    batch = len(columns["known"])
     peak = columns["peak"].reshape(-1, 2)
     threshold = columns["threshold"].ravel()
     return pa.table(
         {
-            "image_id": pa.array(np.repeat(np.array(images.ids, dtype=object), classes)),
-            "split": pa.array(np.repeat(np.array(images.splits, dtype=object), classes)),
-            "finding": pa.array(list(FINDINGS) * batch),
+            "image_id": pa.array(np.repeat(np.array(images.ids, dtype=object), len(classes))),
+            "split": pa.array(np.repeat(np.array(images.splits, dtype=object), len(classes))),
+            "finding": pa.array(list(classes) * batch),
             "known": pa.array(columns["known"].ravel()),
             "allowed": pa.array(columns["allowed"].ravel()),
             "probability": pa.array(columns["probability"].ravel().astype(np.float32)),

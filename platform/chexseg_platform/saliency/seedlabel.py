@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from chexseg_platform.findings import FINDING_TO_OBSERVATION, FINDINGS
+from chexseg_platform.findings import FINDINGS
 from chexseg_platform.saliency.gate import gate
 from chexseg_platform.saliency.pseudolabel import PseudoLabeller
 from chexseg_platform.saliency.pseudotable import Images
@@ -46,7 +46,7 @@ class SeedLabeller:
     def _rows(self, images: Images) -> list[dict[str, Any]]:
         settings, wish = self.labeller.settings, self.labeller.settings.irnet
         found = self.labeller.explain(images, self.labeller.wanted(images))
-        probability = found.probability_BK[:, list(FINDING_TO_OBSERVATION)].cpu().numpy()
+        probability = found.probability_BK[:, self.labeller.places].cpu().numpy()
         allowed, _ = gate(images.labels, probability, settings)
         seeds = find_seeds(
             found.heat_BKhw,

@@ -23,7 +23,6 @@ from chexseg_platform import config, overlays, plan, plots
 from chexseg_platform.artifacts import Artifact, Draft
 from chexseg_platform.data import masks
 from chexseg_platform.data.store import index_part
-from chexseg_platform.findings import FINDINGS
 from chexseg_platform.locks import once
 from chexseg_platform.models.batch import forward_batch
 from chexseg_platform.saliency.pseudolabel import PseudoLabeller, tune_thresholds
@@ -123,7 +122,7 @@ def _explain(
         parts,
         config=models.settings.model_dump(),
         inputs={"dataset": dataset.fingerprint, **models.inputs},
-        summary=summarise(outputs, dataset, thresholds, held),
+        summary=summarise(outputs, dataset, models.settings.names, thresholds, held),
         timings=timer.seconds,
     )
 
@@ -156,7 +155,7 @@ def _tune(
     """Return how many images were seen, and a threshold a finding."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     labeller = models.uncut.load(device, resources.saliency_memory)
-    size = int(dataset.summary["size"])
+    size, names = int(dataset.summary["size"]), models.settings.names
     batch, found = forward_batch(device, size, resources.saliency_batch), []
     for part in dataset.parts("rows/"):
         table = read_rows(dataset, part.name)
@@ -166,19 +165,19 @@ def _tune(
         )
         index, start = index_part(dataset, part.name, ["image_id", "small_masks"]).filter(wanted), 0
         for images, some in batches(table.filter(wanted), size, batch):
-            found.append((images, small_masks(index.slice(start, some.num_rows), size)))
+            some_index = index.slice(start, some.num_rows)
+            found.append((images, small_masks(some_index, size, names)))
             start += some.num_rows
     thresholds, _ = tune_thresholds(labeller, found)
     return sum(len(images.ids) for images, _ in found), thresholds
 
 
-def small_masks(index: pa.Table, size: int) -> NDArray[np.bool_]:
-    """Expert masks of index rows in the model's frame: bool (B, 10, S, S)."""
-    truth = np.zeros((index.num_rows, len(FINDINGS), size, size), dtype=bool)
+def small_masks(index: pa.Table, size: int, names: Sequence[str]) -> NDArray[np.bool_]:
+    """Expert masks of index rows in the model's frame, of classes by name: bool (B, K, S, S)."""
+    truth = np.zeros((index.num_rows, len(names), size, size), dtype=bool)
     for place, drawn in enumerate(index["small_masks"].to_pylist()):
         for item in drawn or []:
-            finding = FINDINGS.index(item["finding"])
-            truth[place, finding] = masks.decode(item["counts"], size, size)
+            truth[place, names.index(item["finding"])] = masks.decode(item["counts"], size, size)
     return truth
 
 
@@ -222,14 +221,15 @@ def _case(labeller: PseudoLabeller, dataset: Artifact, item: Chosen) -> overlays
     )
     mine = pc.equal(rows["image_id"], item.image_id)
     ((images, _),) = batches(rows.filter(mine), size, 1)
-    finding = FINDINGS.index(item.finding)
+    names = labeller.settings.names
+    finding = names.index(item.finding)
     top, bottom, left, right = images.content[0]
     # Padding is cut off: a map may be high there, and its peak is looked for in the image.
     inside = (slice(top, bottom), slice(left, right))
-    wanted = np.arange(len(FINDINGS))[None] == finding
+    wanted = np.arange(len(names))[None] == finding
     heat_BKSS = upsample(labeller.explain(images, wanted).heat_BKhw, size)
     read = index.filter(mine)
-    truth = small_masks(read, size)[0, finding][inside]
+    truth = small_masks(read, size, names)[0, finding][inside]
     return overlays.MapCase(
         title=f"{item.finding}\n{item.image_id.split('_')[0]}",
         image=images.grey[0][inside],

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from chexseg_platform.artifacts import Artifact
 from chexseg_platform.data.store import content_rectangle, label_array
 from chexseg_platform.evaluation.localization import lines, locate
-from chexseg_platform.findings import FINDINGS, OBSERVATIONS
+from chexseg_platform.findings import OBSERVATIONS
 from chexseg_platform.saliency.health import at_border, in_corner
 from chexseg_platform.training.metrics import study_auroc
 
@@ -22,10 +22,11 @@ from chexseg_platform.training.metrics import study_auroc
 def summarise(
     outputs: Artifact,
     dataset: Artifact,
+    names: Sequence[str],
     thresholds: Sequence[float] | None,
     tuned_on: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Counts by status, masks a finding, where maps peak, and the AUROC on each split.
+    """Counts by status, masks a class, where maps peak, and the AUROC on each split.
 
     Where there are thresholds, the patients that they were tuned on are left out of what compares
     masks with the experts'.
@@ -37,7 +38,7 @@ def summarise(
         "image_id", "split", "finding", "status", "allowed", "counts", "peak_row", "peak_column",
     ]  # fmt: skip
     size, status, made = int(dataset.summary["size"]), Counter[str](), Counter[str]()
-    peaks = Peaks(size)
+    peaks = Peaks(size, names)
     valid, read, known = list[pa.Table](), list[pa.Table](), list[pa.Table]()
     for part in dataset.parts("index/"):
         index = dataset.table(part.name)
@@ -55,13 +56,13 @@ def summarise(
     images = outputs.tables("images/")
     return {
         "images": images.num_rows,
-        "masks": {name: made[name] for name in FINDINGS},
+        "masks": {name: made[name] for name in names},
         "status": dict(sorted(status.items())),
         "peaks": peaks.shares(),
         "localization": _localization(pa.concat_tables(valid), pa.concat_tables(read), size),
         "thresholds": None
         if thresholds is None
-        else {n: None if t != t else t for n, t in zip(FINDINGS, thresholds, strict=True)},
+        else {n: None if t != t else t for n, t in zip(names, thresholds, strict=True)},
         "auroc": _aurocs(images, pa.concat_tables(known)),
     }
 
@@ -71,11 +72,12 @@ class Peaks:
 
     Args:
         size: side of the frame.
+        names: of the classes.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, names: Sequence[str]) -> None:
         self.size = size
-        self.counts = {name: np.zeros(3, np.int64) for name in ("all", *FINDINGS)}
+        self.counts = {name: np.zeros(3, np.int64) for name in ("all", *names)}
 
     def add(self, table: pa.Table, index: pa.Table) -> None:
         """Count a part.

@@ -9,7 +9,6 @@ import torch
 
 from chexseg_platform import config
 from chexseg_platform.artifacts import Artifact
-from chexseg_platform.findings import FINDINGS
 from chexseg_platform.models.boundary import BoundaryNetwork, load_boundary
 from chexseg_platform.models.classifier import Classifier, load_classifier
 from chexseg_platform.models.preprocess import Preprocess
@@ -35,7 +34,7 @@ def labeller_of(
     models = [model for classifier in classifiers for model in load_models(classifier)]
     network = None if boundary is None else load_network(boundary)
     budget = budget_of(memory, device)
-    aurocs = [each for classifier in classifiers for each in aurocs_of(classifier)]
+    aurocs = [each for classifier in classifiers for each in aurocs_of(classifier, settings.names)]
     return PseudoLabeller(models, settings, device, thresholds, budget, network, aurocs)
 
 
@@ -48,12 +47,12 @@ def load_models(classifier: Artifact) -> list[tuple[Classifier, Preprocess]]:
     return models
 
 
-def aurocs_of(classifier: Artifact) -> list[list[float]]:
-    """Return each checkpoint's validation AUROC of the ten findings; NaN where there is none."""
+def aurocs_of(classifier: Artifact, names: Sequence[str]) -> list[list[float]]:
+    """Return each checkpoint's validation AUROC of some observations; NaN where there is none."""
     found = []
     for number in range(int(classifier.summary["checkpoints"])):
         metrics = classifier.parts(f"checkpoints/{number:02d}/")[0].info
-        each = [metrics.get(f"auroc {name}") for name in FINDINGS]
+        each = [metrics.get(f"auroc {name}") for name in names]
         found.append([math.nan if value is None else float(value) for value in each])
     return found
 

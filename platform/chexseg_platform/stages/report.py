@@ -21,7 +21,6 @@ from chexseg_platform.artifacts import Artifact, CorruptArtifact, Workspace
 from chexseg_platform.config import Saliency
 from chexseg_platform.data import geometry
 from chexseg_platform.data.pictures import Picture, pictures_of
-from chexseg_platform.findings import FINDINGS
 from chexseg_platform.report import gallery, page
 from chexseg_platform.report.find import Found, find
 from chexseg_platform.report.section import section_of
@@ -179,7 +178,7 @@ def _explained(
         heat_BKhw = labeller.explain(_images(some, pictures)).heat_BKhw
         for choice in choices:
             if choice.image_id in some:
-                place, finding = some.index(choice.image_id), FINDINGS.index(choice.finding)
+                place, finding = some.index(choice.image_id), settings.names.index(choice.finding)
                 heat = upsample(heat_BKhw[place : place + 1, finding : finding + 1], size)
                 found[choice.image_id, choice.finding] = heat[0, 0].numpy()
     return found

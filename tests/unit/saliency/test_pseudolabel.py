@@ -88,6 +88,24 @@ def test_maps_and_probabilities_by_hand():
     assert torch.allclose(scaled[0, EDEMA], wanted * p * (1 - p))
 
 
+def test_observations_get_masks_where_the_settings_ask_for_them():
+    model = classifier({"Edema": (2.0, 0.0), "Fracture": (1.0, 0.0)})
+    labels = np.full((1, 14), np.nan, np.float32)
+    labels[0, [OBSERVATIONS.index(name) for name in ("Edema", "Fracture")]] = 1
+    labels[0, OBSERVATIONS.index("Pneumonia")] = -1
+    wish = {"classes": "observations", "maps": "model", "blank": "unknown"}
+    table, _, maps = labeller(model, **wish)(images(corner(), labels=labels))
+    rows = {row["finding"]: row for row in table.to_pylist()}
+    assert list(rows) == list(OBSERVATIONS[1:])
+    found = {name for name, row in rows.items() if row["counts"] is not None}
+    assert found == {"Edema", "Fracture"}
+    assert {name for name, row in rows.items() if row["known"]} == found
+    assert rows["Edema"]["counts"] == rows["Fracture"]["counts"]
+    assert maps["finding"].to_pylist() == ["Edema", "Fracture"]
+    ten = by_finding(labeller(model)(images(corner(), labels=labels))[0])
+    assert ten["Edema"]["counts"] == rows["Edema"]["counts"]
+
+
 def test_maps_are_averaged_over_a_box():
     batch = images(corner(), 255 - corner(), content=[[0, 32, 0, 32], [4, 28, 0, 32]])
     plain = labeller(EDEMA_ONLY).explain(batch).heat_BKhw

@@ -38,7 +38,7 @@ def test_peaks_are_counted_by_finding_where_a_map_was_allowed() -> None:
         ("wide", "Edema", True, 12, 0),  # the image's own corner
         ("wide", "Cardiomegaly", True, 14, 24),
     )
-    peaks = Peaks(SIZE)
+    peaks = Peaks(SIZE, FINDINGS)
     for part in (first, table(), second):
         peaks.add(part, INDEX)
     shares = peaks.shares()
@@ -52,7 +52,7 @@ def test_peaks_are_counted_by_finding_where_a_map_was_allowed() -> None:
 
 
 def test_without_a_map_nothing_is_said() -> None:
-    assert describe_peaks({"peaks": Peaks(SIZE).shares()}) == ""
+    assert describe_peaks({"peaks": Peaks(SIZE, FINDINGS).shares()}) == ""
     assert describe_peaks({}) == ""
 
 
