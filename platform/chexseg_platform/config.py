@@ -23,6 +23,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails
 
 from chexseg_platform.findings import FINDINGS, PLACED
+from chexseg_platform.starts import family_of
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
@@ -33,8 +34,16 @@ View = Literal["frontal", "lateral"]
 CollectionLayout = Literal["jsrt", "covid-qu-ex", "montgomery", "shenzhen", "folder"]
 
 
+ARM_NAME = r"[A-Za-z0-9][A-Za-z0-9._ -]{0,47}"
+
+
 class ConfigError(ValueError):
     """The experiment file or an override is wrong; the message names field, place and remedy."""
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(ARM_NAME, name):
+        raise ValueError(f"{name!r} will not do as a name: use letters, digits, spaces and . _ -")
 
 
 def _each_once(seeds: list[int]) -> list[int]:
@@ -271,6 +280,9 @@ class Saliency(Section):
     """Of `threshold: mass`."""
     smallest: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Regions of a mask that are smaller than this share of the frame are left out."""
+    ignore: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Width of a band around each mask that says nothing, as a share of the frame's side: pixels
+    between object and background that no segmenter learns from."""
     gate: Literal["label", "probability", "both", "none"] = "label"
     """What allows a mask: a positive label, a probability above `cutoff`, both, or nothing."""
     cutoff: Fraction = 0.5
@@ -337,8 +349,9 @@ class Segmenter(Fit):
     options: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of the architecture, e.g. `decoder_atrous_rates: [2, 4, 6]`."""
     init: str = "random"
-    """`random`, `imagenet`, `classifier` (its encoder), or `segmenter:<folder>`: of an artifact or
-    of a checkpoint, here or on s3://, gs://."""
+    """`random`, `imagenet`, `classifier` (its encoder), `pretrained:<family>` or `encoder:<family>`
+    (what `pretrain` makes: all of it but the head, or its encoder), or `segmenter:<folder>`: of an
+    artifact or of a checkpoint, here or on s3://, gs://."""
     loss: Literal["dice", "bce", "dice+bce"] = "dice"
     expert_probability: Fraction = 0.9
     """Chance that a draw is an expert row; 1: fully supervised, 0: pseudo-labels only."""
@@ -395,7 +408,93 @@ class Tune(Section):
         return space
 
 
-ARM_NAME = r"[A-Za-z0-9][A-Za-z0-9._ -]{0,47}"
+class Family(Section):
+    """A kind of pseudo-labels to pre-train on."""
+
+    saliency: dict[str, Any] = Field(default_factory=dict)
+    """What it overrides of `saliency`."""
+    rounds: Annotated[int, Field(ge=0)] = 0
+    """Of self-distillation: a segmenter that learned the labels makes them anew, and a class keeps
+    the new ones only where they agree better with the held experts' masks."""
+
+
+class Pretrain(Section):
+    """Whole segmenters that learn pseudo-labels alone, for others to start from."""
+
+    families: dict[str, Family] = Field(default_factory=lambda: {"doll": Family()}, min_length=1)
+    segmenter: dict[str, Any] = Field(default_factory=dict)
+    """What the pre-training overrides of `segmenter`."""
+
+    @field_validator("families")
+    @classmethod
+    def _fields_of_saliency(cls, families: dict[str, Family]) -> dict[str, Family]:
+        for name in families:
+            _check_name(name)
+        _check_variants(((name,), Saliency, each.saliency) for name, each in families.items())
+        return families
+
+    @field_validator("segmenter")
+    @classmethod
+    def _fields_of_segmenter(cls, segmenter: dict[str, Any]) -> dict[str, Any]:
+        _check_variants([((), Segmenter, segmenter)])
+        return segmenter
+
+
+class Task(Section):
+    """Structures to segment, and images with masks of them."""
+
+    phantom: Phantom | None = None
+    collections: list[Collection] = Field(default_factory=list)
+    classes: list[str] | None = Field(default=None, min_length=1)
+    """Null: what a task of this name means (`lungs`, `heart`, `clavicles`, `organs`,
+    `covid-infection`), else every structure that the images have masks of."""
+    max_rejected: Fraction = 0.01
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Task:
+        if (self.phantom is not None) == bool(self.collections):
+            raise ValueError("give its phantom or its collections")
+        if self.phantom is not None and self.phantom.layout == "chexpert":
+            raise ValueError("the phantom of a task has organs: give its layout, such as folder")
+        return self
+
+
+class Finetune(Section):
+    """Fine-tunings on few expert masks: tasks x initialisations x fractions x seeds."""
+
+    tasks: dict[str, Task] = Field(min_length=1)
+    initialisations: dict[str, str] = Field(
+        default_factory=lambda: {
+            "random": "random",
+            "classifier encoder": "classifier",
+            "doll encoder": "encoder:doll",
+            "doll": "pretrained:doll",
+        },
+        min_length=1,
+    )
+    """By name, as in `segmenter.init`; the last one's gains over the others are reported."""
+    fractions: list[Annotated[float, Field(gt=0, le=1)]] = Field(default=[1.0], min_length=1)
+    """Shares of a task's training images that are learned from; smaller ones are among larger."""
+    seeds: Seeds = Field(default_factory=lambda: [0])
+    segmenter: dict[str, Any] = Field(default_factory=dict)
+    """What fine-tuning overrides of `segmenter`; the same for all, so that all have one budget."""
+
+    @field_validator("tasks", "initialisations")
+    @classmethod
+    def _names(cls, named: dict[str, Any]) -> dict[str, Any]:
+        for name in named:
+            _check_name(name)
+        return named
+
+    @field_validator("segmenter")
+    @classmethod
+    def _fields_of_segmenter(cls, segmenter: dict[str, Any]) -> dict[str, Any]:
+        if "init" in segmenter:
+            raise ValueError("init is what `initialisations` gives")
+        _check_variants([((), Segmenter, segmenter)])
+        return segmenter
+
+
 RESERVED_ARMS = ("pseudo-labels", "radiologists")
 """Methods that every comparison holds beside the arms."""
 
@@ -451,6 +550,8 @@ class Experiment(Section):
     seeds: Seeds = Field(default_factory=lambda: [0])
     evaluation: Evaluation = Field(default_factory=Evaluation)
     tune: Tune | None = None
+    pretrain: Pretrain | None = None
+    finetune: Finetune | None = None
     resources: Resources = Field(default_factory=Resources)
 
     @field_validator("arms")
@@ -459,10 +560,7 @@ class Experiment(Section):
         for name in arms:
             if name in RESERVED_ARMS:
                 raise ValueError(f"an arm cannot be named {name!r}: the comparison has one")
-            if not re.fullmatch(ARM_NAME, name):
-                raise ValueError(
-                    f"{name!r} will not do as a name: use letters, digits, spaces and . _ -"
-                )
+            _check_name(name)
         _check_variants(((name,), Segmenter, fields) for name, fields in arms.items())
         return arms
 
@@ -486,9 +584,51 @@ class Experiment(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _families_there_are(self) -> Experiment:
+        starts = {f"arms.{name}": fields.get("init", "") for name, fields in self.arms.items()}
+        starts["segmenter"] = self.segmenter.init
+        if self.finetune is not None:
+            named = self.finetune.initialisations.items()
+            starts |= {f"finetune.initialisations.{name}": init for name, init in named}
+        known = set(self.pretrain.families) if self.pretrain else set()
+        for place, init in starts.items():
+            family = family_of(init)
+            if family is not None and family not in known:
+                there = f"there is {', '.join(sorted(known))}" if known else "there is no pretrain"
+                raise ValueError(
+                    f"{place} starts from {init}, which pretrain.families does not name: {there}"
+                )
+        if self.pretrain is not None and family_of(self.pretraining.init) is not None:
+            raise ValueError("pretrain cannot start from itself: set pretrain.segmenter.init")
+        return self
+
     def arm(self, name: str) -> Segmenter:
         """Return the segmenter settings of an arm."""
         return self.variant(self.arms[name]).segmenter
+
+    def family(self, name: str) -> Experiment:
+        """Return the experiment whose pseudo-labels are those of a family of `pretrain`."""
+        assert self.pretrain is not None
+        fields = self.pretrain.families[name].saliency.items()
+        return self.variant({f"saliency.{key}": value for key, value in fields})
+
+    @property
+    def pretraining(self) -> Segmenter:
+        """The settings of a pre-training."""
+        assert self.pretrain is not None
+        return self._segmenter({**self.pretrain.segmenter, "expert_probability": 0.0})
+
+    def finetuning(self, init: str) -> Segmenter:
+        """Return the settings of a fine-tuning from some first weights."""
+        assert self.finetune is not None
+        fields = {**self.finetune.segmenter, "init": init, "expert_masks": None}
+        return self._segmenter({**fields, "expert_probability": 1.0})
+
+    def _segmenter(self, fields: Mapping[str, Any]) -> Segmenter:
+        own = self.segmenter.model_dump()
+        augment = {**own["augment"], **fields.get("augment", {})}
+        return Segmenter.model_validate({**own, **fields, "augment": augment})
 
     @property
     def members(self) -> tuple[Experiment, ...]:

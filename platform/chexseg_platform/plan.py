@@ -9,24 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from chexseg_platform.artifacts import Workspace, fingerprint
-from chexseg_platform.config import Data, Experiment, Saliency, Segmenter
+from chexseg_platform.config import Data, Evaluation, Experiment, Saliency, Segmenter
 from chexseg_platform.data import sources
 from chexseg_platform.models import first_weights
+from chexseg_platform.starts import family_of, folder_of
 
 DATASET, CLASSIFIER, PSEUDOLABELS = "dataset", "classifier", "pseudolabels"
 SEEDS, BOUNDARY = "seeds", "boundary"
 SEGMENTER, EVALUATION, COMPARISON, SWEEP = "segmenter", "evaluation", "comparison", "sweep"
+FINETUNING = "finetuning"
 VERSIONS = (
-    dict.fromkeys((DATASET, CLASSIFIER, BOUNDARY, SEGMENTER, SWEEP), 1)
+    dict.fromkeys((DATASET, CLASSIFIER, BOUNDARY, SEGMENTER, SWEEP, FINETUNING), 1)
     | dict.fromkeys((EVALUATION, COMPARISON), 2)
     | dict.fromkeys((SEEDS, PSEUDOLABELS), 3)
 )
 """Raised when the code makes another content from the same settings."""
 
 READERS = "radiologists"
+PRETRAINED = "pretrained"
+"""What the inputs of a segmenter call one that it started from."""
 
 
 @dataclass(frozen=True)
@@ -143,12 +147,19 @@ def _unused(settings: Saliency) -> set[str]:
     return unused | ({"sign"} if settings.method == "grad-cam" else {"features"})
 
 
-NEUTRAL = {"classes": "findings", "box": 0.0, "scale": "none", "combine": "mean", "smallest": 0.0}
+NEUTRAL = {
+    "classes": "findings",
+    "box": 0.0,
+    "scale": "none",
+    "combine": "mean",
+    "smallest": 0.0,
+    "ignore": 0.0,
+}
 """Fields of `saliency` that change nothing at these values."""
 WALK = ("walk_radius", "beta", "steps")
 SEEDING = ("foreground", "background", "refine")
 """Fields of `saliency.irnet` that the walk takes, and those that seeds are made by."""
-CUT = {"threshold", "mass", "smallest", "splits", "maps", "refine"}
+CUT = {"threshold", "mass", "smallest", "ignore", "splits", "maps", "refine"}
 """Fields of `saliency` that come after the maps."""
 
 
@@ -193,21 +204,111 @@ def segmenter_print(
 ) -> str:
     """Return the fingerprint of a training's segmenter; inputs it does not use do not count."""
     settings = training.settings
-    inputs = {DATASET: dataset}
+    inputs = {DATASET: dataset, **start_inputs(experiment, settings, dataset, classifier)}
     if settings.expert_probability < 1:
         inputs[PSEUDOLABELS] = pseudolabels
-    if settings.init == "classifier":
-        inputs[CLASSIFIER] = classifier
-    content = settings.model_dump()
-    folder = first_weights.folder_of(settings.init)
-    if folder is not None:
-        content["init"] = {"segmenter sha256": first_weights.digest(folder)}
     return _print(
         SEGMENTER,
-        segmenter=content,
+        segmenter=_segmenter_content(settings),
         held=held(experiment),
         seeds=[experiment.seed, training.seed],
         inputs=inputs,
+    )
+
+
+def start_inputs(
+    experiment: Experiment, settings: Segmenter, dataset: str, classifier: str
+) -> dict[str, str]:
+    """Return the fingerprints of the artifacts that a segmenter's first weights come from.
+
+    Args:
+        dataset: the experiment's own, of which classifier and pre-trained segmenters are made.
+    """
+    if settings.init == "classifier":
+        return {CLASSIFIER: classifier}
+    family = family_of(settings.init)
+    if family is None:
+        return {}
+    return {PRETRAINED: rounds_of(experiment, family, dataset)[-1].segmenter}
+
+
+def _segmenter_content(settings: Segmenter) -> dict[str, Any]:
+    content = settings.model_dump()
+    folder = folder_of(settings.init)
+    if folder is not None:
+        content["init"] = {"segmenter sha256": first_weights.digest(folder)}
+    if family_of(settings.init) is not None:  # whatever it is called
+        content["init"] = settings.init.partition(":")[0]
+    return content
+
+
+class Round(NamedTuple):
+    """Fingerprints of pseudo-labels, and of the segmenter that is pre-trained on them."""
+
+    labels: str
+    segmenter: str
+
+
+def rounds_of(experiment: Experiment, family: str, dataset: str) -> tuple[Round, ...]:
+    """Return what pre-training on a family makes: its labels, then those of self-distillation."""
+    assert experiment.pretrain is not None
+    variant, rounds = experiment.family(family), list[Round]()
+    classifiers = classifier_prints(variant, dataset)
+    labels = pseudolabels_print(variant, dataset, classifiers)
+    for _ in range(experiment.pretrain.families[family].rounds + 1):
+        if rounds:
+            settings = variant.saliency.model_dump(include={"smallest", "ignore"})
+            labels = _print(PSEUDOLABELS, by=rounds[-1], held=held(experiment), **settings)
+        segmenter = _pretrained_print(variant, dataset, classifiers[0], labels)
+        rounds.append(Round(labels, segmenter))
+    return tuple(rounds)
+
+
+def _pretrained_print(variant: Experiment, dataset: str, classifier: str, labels: str) -> str:
+    settings = variant.pretraining
+    inputs = {DATASET: dataset, PSEUDOLABELS: labels}
+    return _print(
+        SEGMENTER,
+        segmenter=_segmenter_content(settings),
+        classes=variant.saliency.names,
+        seeds=[variant.seed, 0],
+        inputs={**inputs, **start_inputs(variant, settings, dataset, classifier)},
+    )
+
+
+def finetuned_print(
+    experiment: Experiment,
+    settings: Segmenter,
+    *,
+    classes: Sequence[str] | None,
+    fraction: float,
+    seed: int,
+    images: str,
+    dataset: str,
+    classifier: str,
+) -> str:
+    """Return the fingerprint of a fine-tuned segmenter.
+
+    Args:
+        classes: of its task; None for all that its images have masks of.
+        fraction: of the task's training images.
+        images: the task's dataset.
+        dataset, classifier: the experiment's own, which it may start from.
+    """
+    return _print(
+        SEGMENTER,
+        segmenter=_segmenter_content(settings),
+        classes=None if classes is None else list(classes),
+        fraction=fraction,
+        seeds=[experiment.seed, seed],
+        inputs={DATASET: images, **start_inputs(experiment, settings, dataset, classifier)},
+    )
+
+
+def finetuning_print(trainings: Sequence[Sequence[Any]], evaluation: Evaluation) -> str:
+    """Return the fingerprint of a grid's tables."""
+    return _print(
+        FINETUNING, trainings=sorted(map(list, trainings)), evaluation=evaluation.model_dump()
     )
 
 

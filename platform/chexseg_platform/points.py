@@ -37,6 +37,11 @@ class Trial:
     pseudolabels: str
     print_: str
 
+    @property
+    def key(self) -> str:
+        """Its name: the point's and the seed."""
+        return self.training.key
+
 
 def settings_of(experiment: Experiment) -> Tune:
     """Return the sweep of an experiment, with its defaults where the file names none."""

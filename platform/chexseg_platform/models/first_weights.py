@@ -22,12 +22,6 @@ class NoWeights(ValueError):
     """A folder that should hold a model and does not."""
 
 
-def folder_of(init: str) -> str | None:
-    """Return the folder in `segmenter:<folder>`; None for every other `segmenter.init`."""
-    kind, _, folder = init.partition(":")
-    return folder if kind == "segmenter" and folder else None
-
-
 def files(folder: str) -> dict[str, bytes]:
     """Return the model's two files, name -> bytes, as `checkpoints.loads` wants them.
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import nn
 
+from chexseg_platform import starts
 from chexseg_platform.config import Experiment, Segmenter, Tune, swept_field
 from chexseg_platform.models import checkpoints, first_weights, segmenter
 from chexseg_platform.models.boundary import build_boundary
@@ -26,7 +27,6 @@ from chexseg_platform.preflight.problems import Problem
 from chexseg_platform.saliency import gradcam
 from chexseg_platform.training import boundary, classification, segmentation
 
-STARTS = ("random", "imagenet", "classifier")
 ENSEMBLE = "saliency.ensemble"
 FIELDS: tuple[tuple[type[Exception], str], ...] = (
     (UnknownEncoder, "encoder"),
@@ -188,16 +188,13 @@ def _start(init: str, classifier: nn.Module | None) -> segmentation.Start | None
     """Return a start of the right shapes and no meaning."""
     if init == "classifier":
         return None if classifier is None else ("classifier", classifier.state_dict())
-    if init in STARTS:
+    if init in starts.PLAIN:
         return None
-    folder = first_weights.folder_of(init)
+    folder = starts.folder_of(init)
     if folder is None:
-        near = get_close_matches(init.partition(":")[0], (*STARTS, "segmenter"), n=1)
+        near = get_close_matches(init.partition(":")[0], starts.KINDS, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
-        raise first_weights.NoWeights(
-            f"{init!r} is no start; it is random, imagenet, classifier, or "
-            f"segmenter:<folder of a segmenter>.{hint}"
-        )
+        raise first_weights.NoWeights(f"{init!r} is no start; it is {starts.MEANT}.{hint}")
     meta = first_weights.describe(folder)["meta"]
     checkpoints.require_kind(meta, "segmenter")
     spec = segmenter.SegmenterSpec.from_dict(meta.get("spec", {}))

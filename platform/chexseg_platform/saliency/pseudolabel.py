@@ -22,12 +22,13 @@ from chexseg_platform.models.boundary import BoundaryNetwork
 from chexseg_platform.models.classifier import Classifier
 from chexseg_platform.models.precision import precision
 from chexseg_platform.models.preprocess import Preprocess
-from chexseg_platform.saliency.boost import without_small
+from chexseg_platform.saliency.boost import ignore_band, without_small
 from chexseg_platform.saliency.distil import combined, scaled, trust
 from chexseg_platform.saliency.gate import gate
 from chexseg_platform.saliency.histogram import split_histogram
 from chexseg_platform.saliency.methods import Explained, Method, method_of, probabilities
 from chexseg_platform.saliency.pseudotable import (
+    IGNORED,
     Images,
     encode,
     image_table,
@@ -222,7 +223,11 @@ class PseudoLabeller:
         finite = finite_BK.cpu().numpy()
         mask_BKSS = without_small(cut.mask_BKSS.cpu().numpy(), self.settings.smallest)
         filled = np.any(mask_BKSS, axis=(2, 3))
-        columns = {
+        ignored: dict[str, Any] = {}
+        if self.settings.ignore:
+            band_BKSS = ignore_band(mask_BKSS, self.settings.ignore, images.content)
+            ignored[IGNORED] = encode(band_BKSS, np.any(band_BKSS, axis=(2, 3)))
+        columns = ignored | {
             "known": known & (usable | ~allowed),
             "allowed": allowed,
             "probability": probability.cpu().numpy(),

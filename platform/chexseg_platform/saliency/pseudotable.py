@@ -43,6 +43,9 @@ MASK_SCHEMA = pa.schema(
 "empty" (nothing above the threshold), "not allowed", "flat", or "not finite", which is said of a
 map that is not allowed as well."""
 
+IGNORED = "ignored"
+"""The column of pixels that say nothing, where the settings make some: COCO counts as `counts`."""
+
 MAPS = "maps"
 MAP_SCHEMA = pa.schema(
     [
@@ -94,7 +97,8 @@ class Images:
 
 def schemas_of(settings: Saliency) -> dict[str, pa.Schema]:
     """Return what a labeller makes under some settings: names and schemas of its tables."""
-    made = {"masks": MASK_SCHEMA, "images": IMAGE_SCHEMA}
+    extra = [pa.field(IGNORED, pa.string())] if settings.ignore else []
+    made = {"masks": pa.schema([*MASK_SCHEMA, *extra]), "images": IMAGE_SCHEMA}
     return made if settings.maps == "none" else {**made, MAPS: MAP_SCHEMA}
 
 
@@ -133,15 +137,16 @@ def map_table(
 
 
 def mask_table(images: Images, columns: Mapping[str, Any], classes: Sequence[str]) -> pa.Table:
-    """Return a batch's rows of MASK_SCHEMA, one an image and class.
+    """Return a batch's rows of MASK_SCHEMA, and IGNORED where it is given, one an image and class.
 
     Args:
         columns: (B, K) each, by name; `counts` a list of lists, `peak` (B, K, 2).
     """
     batch = len(columns["known"])
+    extra = {IGNORED: columns[IGNORED]} if IGNORED in columns else {}
     peak = columns["peak"].reshape(-1, 2)
     threshold = columns["threshold"].ravel()
-    return pa.table(
+    table = pa.table(
         {
             "image_id": pa.array(np.repeat(np.array(images.ids, dtype=object), len(classes))),
             "split": pa.array(np.repeat(np.array(images.splits, dtype=object), len(classes))),
@@ -159,6 +164,9 @@ def mask_table(images: Images, columns: Mapping[str, Any], classes: Sequence[str
         },
         schema=MASK_SCHEMA,
     )
+    for name, runs in extra.items():
+        table = table.append_column(name, pa.array([r for row in runs for r in row], pa.string()))
+    return table
 
 
 def image_table(images: Images, probabilities: NDArray[np.float32]) -> pa.Table:

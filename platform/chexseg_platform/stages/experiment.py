@@ -5,8 +5,8 @@ The driver alone speaks to the tracking store; `records.py` says what it is told
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from chexseg_platform import plan
 from chexseg_platform.artifacts import Artifact, csv_bytes, fingerprint
@@ -14,18 +14,21 @@ from chexseg_platform.config import Experiment
 from chexseg_platform.plan import Plan, Training
 from chexseg_platform.stages import evaluate, records
 from chexseg_platform.stages import methods as saliency_methods
-from chexseg_platform.stages.classify import classify
 from chexseg_platform.stages.compare import compare_methods
 from chexseg_platform.stages.context import Context
-from chexseg_platform.stages.explain import Models, draw_pages, explain
-from chexseg_platform.stages.explained import describe_localization, describe_peaks
-from chexseg_platform.stages.ingest import ingest
-from chexseg_platform.stages.refine import make_boundary
+from chexseg_platform.stages.explain import Models, draw_pages
+from chexseg_platform.stages.orders import Order
+from chexseg_platform.stages.pretrain import pretrain_tracked
 from chexseg_platform.stages.report import report_of_run
-from chexseg_platform.stages.segment import Experts, Inputs, experts_of, segment
+from chexseg_platform.stages.segment import Experts, Inputs, segment
+from chexseg_platform.stages.tracked import (
+    Say,
+    classify_tracked,
+    explain_tracked,
+    ingest_tracked,
+)
+from chexseg_platform.starts import family_of
 from chexseg_platform.tracking import RunRef, Tracker
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -36,93 +39,38 @@ class Made:
     classifiers: Sequence[Artifact]
     pseudolabels: Artifact
     experts: Experts
+    pretrained: Mapping[str, Artifact] = field(default_factory=dict)
 
     @property
     def inputs(self) -> Inputs:
-        return Inputs(self.dataset, self.pseudolabels, self.classifiers[0], self.experts)
+        return Inputs(
+            self.dataset, self.pseudolabels, self.classifiers[0], self.experts, self.pretrained
+        )
 
 
-def ingest_tracked(
-    context: Context, experiment: Experiment, parent: RunRef, say: Say
-) -> tuple[Artifact, Experts]:
-    """Make the dataset, and decide which expert patients are held for validation."""
-    print_ = plan.dataset_print(experiment.data, context.workspace)
-    run = records.stage_run(parent, "ingest", print_)
-    dataset = ingest(context, experiment.data, print_)
-    records.finish_dataset(run, dataset)
-    experts = experts_of(dataset, experiment.segmenter.expert_validation, experiment.seed)
-    say(describe_dataset(dataset, experts))
-    # Before hours go into a classifier: are there as many expert masks as the arms ask for?
-    for training in plan.trainings(experiment):
-        if training.settings.expert_probability > 0:
-            experts.choose(training.settings.expert_masks, training.seed)
-    return dataset, experts
+def prepare(
+    context: Context,
+    experiment: Experiment,
+    starts: Iterable[str],
+    parent: RunRef,
+    say: Say,
+) -> Made:
+    """Run the stages that every comparison and sweep starts from: dataset to pseudo-labels.
 
-
-def classify_tracked(
-    context: Context, experiment: Experiment, dataset: Artifact, parent: RunRef, say: Say
-) -> list[Artifact]:
-    """Train the classifiers that are explained, with their curves."""
-    return [_classify(context, member, dataset, parent, say) for member in experiment.members]
-
-
-def _classify(
-    context: Context, experiment: Experiment, dataset: Artifact, parent: RunRef, say: Say
-) -> Artifact:
-    print_ = plan.classifier_print(experiment, dataset.fingerprint)
-    run = records.stage_run(parent, "classify", print_)
-    classifier = classify(context, experiment, dataset, lambda note: records.log_note(run, note))
-    records.finish(run, classifier)
-    say(describe_classifier(classifier))
-    return classifier
-
-
-def prepare(context: Context, experiment: Experiment, parent: RunRef, say: Say) -> Made:
-    """Run the stages that every comparison and sweep starts from: dataset to pseudo-labels."""
+    Args:
+        starts: `segmenter.init` of all that will be trained; what they start from is pre-trained.
+    """
     dataset, experts = ingest_tracked(context, experiment, parent, say)
     classifiers = classify_tracked(context, experiment, dataset, parent, say)
     pseudolabels = explain_tracked(context, experiment, dataset, classifiers, experts, parent, say)
-    return Made(dataset, classifiers, pseudolabels, experts)
-
-
-def _refine(
-    context: Context,
-    experiment: Experiment,
-    dataset: Artifact,
-    classifiers: Sequence[Artifact],
-    parent: RunRef,
-) -> Artifact:
-    """Train IRNet's boundary network, with its curves."""
-    prints = [classifier.fingerprint for classifier in classifiers]
-    print_ = plan.boundary_print(experiment, dataset.fingerprint, prints)
-    run = records.stage_run(parent, "irnet", print_)
-    boundary = make_boundary(
-        context, experiment, dataset, classifiers, lambda note: records.log_note(run, note)
-    )
-    records.finish(run, boundary)
-    return boundary
-
-
-def explain_tracked(
-    context: Context,
-    experiment: Experiment,
-    dataset: Artifact,
-    classifiers: Sequence[Artifact],
-    experts: Experts,
-    parent: RunRef,
-    say: Say,
-) -> Artifact:
-    """Make the pseudo-labels, with their page of maps."""
-    prints = [classifier.fingerprint for classifier in classifiers]
-    boundary = None
-    if experiment.saliency.refine == "irnet":
-        boundary = _refine(context, experiment, dataset, classifiers, parent)
-    print_ = plan.pseudolabels_print(experiment, dataset.fingerprint, prints)
-    run = records.stage_run(parent, "explain", print_)
-    pseudolabels = explain(context, experiment, dataset, classifiers, experts.held, boundary)
-    records.finish_pseudolabels(run, pseudolabels)
-    say(describe_pseudolabels(pseudolabels))
-    return pseudolabels
+    families = dict.fromkeys(family for start in starts if (family := family_of(start)))
+    pretrained = {
+        family: pretrain_tracked(
+            context, experiment, family, dataset, experts, parent, say
+        ).segmenter
+        for family in families
+    }
+    return Made(dataset, classifiers, pseudolabels, experts, pretrained)
 
 
 def run(
@@ -136,8 +84,9 @@ def run(
         say: prints a line for a person.
     """
     parent = records.top_run(tracker, experiment, chain.comparison)
-    made = prepare(context, experiment, parent, say)
     trainings = [training for training, _ in chain.segmenters]
+    starts = [training.settings.init for training in trainings]
+    made = prepare(context, experiment, starts, parent, say)
     segmenters = train(context, experiment, trainings, made, parent)
     evaluations = _evaluate(context, experiment, made, trainings, segmenters, parent)
     named = [(t.arm, t.seed, a) for t, a in zip(trainings, segmenters, strict=True)]
@@ -258,8 +207,9 @@ def _until(
         if stage == "ingest":
             return [dataset]
         return classify_tracked(context, experiment, dataset, parent, say)
-    made = prepare(context, experiment, parent, say)
     trainings = [training for training, _ in chain.segmenters]
+    starts = [training.settings.init for training in trainings]
+    made = prepare(context, experiment, starts, parent, say)
     segmenters = train(context, experiment, trainings, made, parent)
     if stage == "segment":
         return segmenters
@@ -294,19 +244,21 @@ def train(
     """Train segmenters, each tracked as a run with its curves, thresholds and model."""
     runs: dict[str, RunRef] = {}
 
-    def run_of(training: Training) -> RunRef:
-        key = made.inputs.print_of(experiment, training)
-        if key not in runs:
-            runs[key] = records.segment_run(parent, training, key)
-        return runs[key]
+    by_print = {made.inputs.print_of(experiment, training): training for training in trainings}
+
+    def run_of(order: Order) -> RunRef:
+        if order.print_ not in runs:
+            training = by_print[order.print_]
+            runs[order.print_] = records.segment_run(parent, training, order.print_)
+        return runs[order.print_]
 
     return segment(
         context,
         experiment,
         trainings,
         made.inputs,
-        lambda training, note: records.log_note(run_of(training), note),
-        lambda training, artifact: records.finish(run_of(training), artifact),
+        lambda order, note: records.log_note(run_of(order), note),
+        lambda order, artifact: records.finish(run_of(order), artifact),
     )
 
 
@@ -317,39 +269,3 @@ def has_benchmark(dataset: Artifact) -> bool:
         < (part.rows or 0)
         for part in dataset.parts("index/")
     )
-
-
-def describe_dataset(dataset: Artifact, experts: Experts) -> str:
-    """Say in a line or two what the dataset holds."""
-    summary = dataset.summary
-    splits = ", ".join(
-        f"{name} {s['images']:,} images of {s['patients']:,} patients"
-        for name, s in summary["splits"].items()
-    )
-    rejected = sum(summary["rejected"].values())
-    left = f"; {rejected} rejected, see rejected.parquet" if rejected else ""
-    return (
-        f"dataset  {splits} at {summary['size']} px{left}\n"
-        f"         expert masks: {len(experts.train)} images to learn from, "
-        f"{len(experts.valid)} held for validation"
-    )
-
-
-def describe_classifier(classifier: Artifact) -> str:
-    """Say in a line how good the classifier is on validation."""
-    best = classifier.summary["best"]
-    auroc = best.get("auroc competition")
-    found = (
-        f"AUROC {auroc:.3f} (mean of five)" if auroc is not None else "no AUROC could be measured"
-    )
-    return f"classifier  {classifier.summary['checkpoints']} checkpoints, the best: {found}"
-
-
-def describe_pseudolabels(pseudolabels: Artifact) -> str:
-    """Say in a line or two how many masks there are, and where saliency peaks."""
-    masks = sum(pseudolabels.summary["masks"].values())
-    made = f"pseudo-labels  {masks:,} masks on {pseudolabels.summary['images']:,} images"
-    peaks = describe_peaks(pseudolabels.summary)
-    located = describe_localization(pseudolabels.summary)
-    told = [made, *(part for part in (peaks, *located.splitlines()) if part)]
-    return "\n               ".join(told)

@@ -59,7 +59,7 @@ def summarise(
         "masks": {name: made[name] for name in names},
         "status": dict(sorted(status.items())),
         "peaks": peaks.shares(),
-        "localization": _localization(pa.concat_tables(valid), pa.concat_tables(read), size),
+        "localization": localization(pa.concat_tables(valid), pa.concat_tables(read), size),
         "thresholds": None
         if thresholds is None
         else {n: None if t != t else t for n, t in zip(names, thresholds, strict=True)},
@@ -113,7 +113,7 @@ class Peaks:
         }
 
 
-def _localization(valid: pa.Table, read: pa.Table, size: int) -> list[dict[str, Any]]:
+def localization(valid: pa.Table, read: pa.Table, size: int) -> list[dict[str, Any]]:
     """Compare the validation images' pseudo-labels with the experts' masks, a row a finding.
 
     Args:

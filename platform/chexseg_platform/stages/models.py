@@ -42,7 +42,7 @@ def load_models(classifier: Artifact) -> list[tuple[Classifier, Preprocess]]:
     """Return every checkpoint of a classifier artifact with its preprocessing."""
     models = []
     for number in range(int(classifier.summary["checkpoints"])):
-        model, meta = load_classifier(_files(classifier, number))
+        model, meta = load_classifier(files_of(classifier, number))
         models.append((model, Preprocess.from_dict(meta["preprocess"])))
     return models
 
@@ -59,10 +59,10 @@ def aurocs_of(classifier: Artifact, names: Sequence[str]) -> list[list[float]]:
 
 def load_network(boundary: Artifact) -> tuple[BoundaryNetwork, Preprocess]:
     """Return the boundary network of an artifact with its preprocessing."""
-    network, meta = load_boundary(_files(boundary, 0))
+    network, meta = load_boundary(files_of(boundary, 0))
     return network, Preprocess.from_dict(meta["preprocess"])
 
 
-def _files(artifact: Artifact, number: int) -> dict[str, bytes]:
+def files_of(artifact: Artifact, number: int) -> dict[str, bytes]:
     parts = artifact.parts(f"checkpoints/{number:02d}/")
     return {part.name.rpartition("/")[2]: artifact.read(part.name) for part in parts}

@@ -15,9 +15,12 @@ from chexseg_platform.evaluation.comparison import PSEUDO_LABELS, Comparison, Ro
 from chexseg_platform.evaluation.counts import cube
 from chexseg_platform.locks import once
 from chexseg_platform.points import Trial
-from chexseg_platform.stages import evaluate, records, tune
+from chexseg_platform.stages import choice, evaluate, records, tune
 from chexseg_platform.stages.context import Context
-from chexseg_platform.stages.experiment import Made, Say, has_benchmark, prepare
+from chexseg_platform.stages.experiment import Made, has_benchmark, prepare
+from chexseg_platform.stages.orders import Order
+from chexseg_platform.stages.segment import order_of
+from chexseg_platform.stages.tracked import Say
 from chexseg_platform.tracking import RunRef, Tracker
 
 
@@ -77,7 +80,8 @@ def _prepare(
             continue
         if len(first) > 1:
             say(f"for {trial.point}:")
-        made[trial.pseudolabels] = prepare(context, trial.experiment, parent, say)
+        starts = [t.training.settings.init for t in trials if t.pseudolabels == trial.pseudolabels]
+        made[trial.pseudolabels] = prepare(context, trial.experiment, starts, parent, say)
     return made
 
 
@@ -98,27 +102,23 @@ def _sweep(
         runs[trial.print_].metrics(step, records.curves(metrics))
         tracker.flush(seconds=1.0)
 
-    settings, inputs = points.settings_of(experiment), {key: m.inputs for key, m in made.items()}
-    outcomes = tune.run_trials(context, settings, trials, inputs, draft, listen)
+    settings = points.settings_of(experiment)
+
+    def order(trial: Trial) -> Order:
+        return order_of(context, trial.experiment, trial.training, made[trial.pseudolabels].inputs)
+
+    outcomes = tune.run_trials(context, settings, trials, order, draft, listen)
     for outcome in {outcome.trial.print_: outcome for outcome in outcomes}.values():
-        _finish_trial(context, runs[outcome.trial.print_], outcome)
-    finished = [outcome for outcome in outcomes if outcome.state == "finished"]
-    if not finished:
-        reasons = sorted({outcome.reason for outcome in outcomes if outcome.reason})
-        raise tune.SweepFailed(f"not one trial finished: {'; '.join(reasons)}")
-    failed = [outcome for outcome in outcomes if outcome.state == "failed"]
-    if failed:
-        # Before anything is chosen: the test images are looked at once, for the final winner.
-        names = ", ".join(o.trial.training.key for o in failed)
-        raise tune.SweepFailed(
-            f"{len(failed)} of {len(outcomes)} trials failed ({names}: {failed[0].reason}). "
-            "The others are kept; run the same command again to try these again."
-        )
-    result = tune.compare_points(context, experiment, finished, inputs[trials[0].pseudolabels])
-    best = tune.winner_of(result)
+        tune.finish_run(context, runs[outcome.trial.print_], outcome)
+    # Before anything is chosen: the test images are looked at once, for the final winner.
+    finished = tune.finished_of(outcomes)
+    result = choice.compare_points(
+        context, experiment, finished, made[trials[0].pseudolabels].inputs
+    )
+    best = choice.winner_of(result)
     say(f"chosen on validation: {best}")
     test = _test(context, experiment, finished, best, made)
-    by_seed = tune.scores_by_seed(context, finished)
+    by_seed = choice.scores_by_seed(context, finished)
     text = render(experiment, outcomes, result, by_seed, best, test)
     rows = table_rows(outcomes, result, by_seed)
     parts = [
@@ -158,19 +158,10 @@ def _trial_runs(trials: Sequence[Trial], parent: RunRef) -> dict[str, RunRef]:
     }
 
 
-def _finish_trial(context: Context, run: RunRef, outcome: tune.Outcome) -> None:
-    artifact = context.workspace.find(plan.SEGMENTER, outcome.trial.print_)
-    if artifact is not None:
-        records.finish(run, artifact)
-    else:
-        run.text("outcome.txt", f"{outcome.state} {outcome.reason}".strip() + "\n")
-        run.finish("FAILED" if outcome.state == "failed" else "FINISHED")
-
-
 def _test(
     context: Context,
     experiment: Experiment,
-    finished: Sequence[tune.Outcome],
+    finished: Sequence[tune.Outcome[Trial]],
     best: str,
     made: Mapping[str, Made],
 ) -> Comparison:
@@ -195,12 +186,12 @@ def _test(
 
 
 def table_rows(
-    outcomes: Sequence[tune.Outcome],
+    outcomes: Sequence[tune.Outcome[Trial]],
     result: Comparison,
     by_seed: Mapping[str, Sequence[tuple[int, float]]],
 ) -> list[dict[str, Any]]:
     """Return a row a point: validation mIoU with interval, seeds, and how its trials ended."""
-    scores, rows = tune.means(result), []
+    scores, rows = choice.means(result), []
     for point in dict.fromkeys(outcome.trial.point for outcome in outcomes):
         mine = [outcome for outcome in outcomes if outcome.trial.point == point]
         found = scores.get(point)
@@ -219,7 +210,7 @@ def table_rows(
 
 def render(
     experiment: Experiment,
-    outcomes: Sequence[tune.Outcome],
+    outcomes: Sequence[tune.Outcome[Trial]],
     result: Comparison,
     by_seed: Mapping[str, Sequence[tuple[int, float]]],
     best: str,
@@ -253,7 +244,7 @@ def render(
 
 def _plot(
     experiment: Experiment,
-    finished: Sequence[tune.Outcome],
+    finished: Sequence[tune.Outcome[Trial]],
     result: Comparison,
     by_seed: Mapping[str, Sequence[tuple[int, float]]],
     best: str,
@@ -262,7 +253,7 @@ def _plot(
     swept = [swept_field(name) for name in points.settings_of(experiment).space]
     if swept != ["segmenter.expert_probability"]:
         return None
-    scores = tune.means(result)
+    scores = choice.means(result)
     ratio = {o.trial.point: o.trial.training.settings.expert_probability for o in finished}
     order = sorted(scores, key=ratio.__getitem__)
     intervals = [

@@ -21,27 +21,19 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.compute as pc
+from typing import Any, Generic, Protocol, TypeVar
 
 from chexseg_platform import plan
-from chexseg_platform.artifacts import Artifact, Draft
+from chexseg_platform.artifacts import Draft
 from chexseg_platform.cluster import TrainingPlan, plan_training, release
-from chexseg_platform.config import Experiment
 from chexseg_platform.config import Tune as TuneSettings
-from chexseg_platform.evaluation.bootstrap import Estimate
-from chexseg_platform.evaluation.comparison import Comparison, Roles, compare
-from chexseg_platform.evaluation.counts import cube
 from chexseg_platform.locks import making
-from chexseg_platform.points import Trial
-from chexseg_platform.stages import evaluate
+from chexseg_platform.stages import records
 from chexseg_platform.stages.context import Context
-from chexseg_platform.stages.segment import Inputs, job_of, publish
-from chexseg_platform.stages.training import Job, fit_job, root_cause
+from chexseg_platform.stages.orders import KIND, Order, publish
+from chexseg_platform.stages.training import fit_job, root_cause
+from chexseg_platform.tracking import RunRef
 
-METRIC = "iou_pooled"
 SETTLING = 5.0
 """Seconds until a trial that was stopped has ended, with whoever would restart its workers."""
 ROUNDING = 1e-9
@@ -52,11 +44,22 @@ class SweepFailed(ValueError):
     """Not one trial of a sweep could be finished."""
 
 
+class Named(Protocol):
+    """What a trial must have: a name, and the fingerprint of its segmenter."""
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def print_(self) -> str: ...
+
+
+Trial = TypeVar("Trial", bound=Named)
 Listener = Callable[[Trial, int, Mapping[str, float]], None]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Outcome(Generic[Trial]):
     """How a trial ended: "finished", "stopped" by the scheduler, or "failed" with a reason."""
 
     trial: Trial
@@ -69,14 +72,14 @@ def run_trials(
     context: Context,
     settings: TuneSettings,
     trials: Sequence[Trial],
-    inputs: Mapping[str, Inputs],
+    order_of: Callable[[Trial], Order],
     draft: Draft,
-    listen: Listener,
-) -> list[Outcome]:
+    listen: Listener[Trial],
+) -> list[Outcome[Trial]]:
     """Run the trials that have no outcome yet; a failed trial never ends the sweep.
 
     Args:
-        inputs: what each trial learns from, by the fingerprint of its pseudo-labels.
+        order_of: what a trial trains.
         draft: the sweep's; it keeps the outcomes of trials that left no segmenter.
         listen: hears (trial, step, metrics) after each validation.
 
@@ -95,11 +98,11 @@ def run_trials(
         ]
         if todo:
             shape = plan_training(context.resources, context.connect(), len(todo))
-            known |= _tune(context, settings, todo, inputs, shape, draft, listen, len(first))
+            known |= _tune(context, settings, todo, order_of, shape, draft, listen, len(first))
     return [replace(known[trial.print_], trial=trial) for trial in trials]
 
 
-def _known(context: Context, trial: Trial, draft: Draft) -> Outcome | None:
+def _known(context: Context, trial: Trial, draft: Draft) -> Outcome[Trial] | None:
     if context.workspace.find(plan.SEGMENTER, trial.print_):
         return Outcome(trial, "finished")
     try:
@@ -113,23 +116,16 @@ def _tune(
     context: Context,
     settings: TuneSettings,
     todo: Sequence[Trial],
-    inputs: Mapping[str, Inputs],
+    order_of: Callable[[Trial], Order],
     shape: TrainingPlan,
     draft: Draft,
-    listen: Listener,
+    listen: Listener[Trial],
     total: int,
-) -> dict[str, Outcome]:
+) -> dict[str, Outcome[Trial]]:
     from ray import tune
 
-    mine = [inputs[trial.pseudolabels] for trial in todo]
-    jobs = [
-        job_of(context, trial.experiment.seed, trial.training, each, trial.print_)
-        for trial, each in zip(todo, mine, strict=True)
-    ]
-    runs = context.workspace.storage.join("runs")
-    function = tune.with_parameters(
-        _trial, jobs=jobs, trials=list(todo), inputs=mine, context=context, shape=shape
-    )
+    orders, runs = [order_of(trial) for trial in todo], context.runs
+    function = tune.with_parameters(_trial, orders=orders, context=context, shape=shape)
     own = runs.join(f"tune-{draft.fingerprint}")
     own.delete()  # left by a sweep that was cut off; nothing in it is needed
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failed trial has its sentence
@@ -164,7 +160,7 @@ def _tune(
         trial = todo[result.config["trial"]]
         outcomes[trial.print_] = _outcome(context, trial, result, draft)
         if outcomes[trial.print_].state != "failed":  # which may go on from its checkpoints
-            runs.join(jobs[result.config["trial"]].run).delete()
+            runs.join(f"{KIND}-{trial.print_}").delete()
     own.delete()
     return outcomes
 
@@ -194,31 +190,27 @@ def scheduler_of(settings: TuneSettings) -> Any:
 def _trial(
     config: Mapping[str, Any],
     *,
-    jobs: Sequence[Job],
-    trials: Sequence[Trial],
-    inputs: Sequence[Inputs],
+    orders: Sequence[Order],
     context: Context,
     shape: TrainingPlan,
 ) -> None:
     """What each Tune trial runs: a Ray Train training, then its publication."""
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    number = config["trial"]
-    job, trial = jobs[number], trials[number]
-    runs = context.workspace.storage.join("runs")
+    order = orders[config["trial"]]
     trained = fit_job(
-        job,
+        order.job(context),
         shape,
-        runs,
+        context.runs,
         None,
         retries=context.resources.retries,
         timeout_minutes=context.resources.timeout_minutes,
         callbacks=[TuneReportCallback()],
     )
-    publish(context, runs, trial.training, trial.print_, trained, inputs[number], str(shape))
+    publish(context, order, trained, str(shape))
 
 
-def _watcher(todo: Sequence[Trial], progress: Any, listen: Listener) -> Any:
+def _watcher(todo: Sequence[Trial], progress: Any, listen: Listener[Trial]) -> Any:
     from ray import tune
 
     class Watcher(tune.Callback):
@@ -240,7 +232,7 @@ def _watcher(todo: Sequence[Trial], progress: Any, listen: Listener) -> Any:
             mine = todo[result["config"]["trial"]]
             self.best = max(self.best, result.get("miou", 0.0))
             best = {"best mIoU": self.best} if self.best else {}
-            progress.update(**best, training=mine.training.key)
+            progress.update(**best, training=mine.key)
             metrics = {k: float(v) for k, v in result.items() if isinstance(v, float)}
             listen(mine, int(result.get("step", 0)), metrics)
 
@@ -264,12 +256,12 @@ def _watcher(todo: Sequence[Trial], progress: Any, listen: Listener) -> Any:
                     release(group)
 
         def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            progress.update(advance=1, failed=todo[trial.config["trial"]].training.key)
+            progress.update(advance=1, failed=todo[trial.config["trial"]].key)
 
     return Watcher()
 
 
-def _outcome(context: Context, trial: Trial, result: Any, draft: Draft) -> Outcome:
+def _outcome(context: Context, trial: Trial, result: Any, draft: Draft) -> Outcome[Trial]:
     if context.workspace.find(plan.SEGMENTER, trial.print_):
         return Outcome(trial, "finished")
     if result.error is not None:
@@ -279,54 +271,31 @@ def _outcome(context: Context, trial: Trial, result: Any, draft: Draft) -> Outco
     return Outcome(trial, "stopped", last=numbers)
 
 
-def compare_points(
-    context: Context, experiment: Experiment, finished: Sequence[Outcome], inputs: Inputs
-) -> Comparison:
-    """Compare the points of a sweep on the held validation patients, at original resolution."""
-    segmenters = [
-        evaluate.Method(o.trial.point, o.trial.training.seed, found)
-        for o in finished
-        if (found := context.workspace.find(plan.SEGMENTER, o.trial.print_))
-    ]
-    evaluations = evaluate.evaluate(context, segmenters, inputs.dataset, "valid")
-    counts = evaluate.counts_of(evaluations)
-    held = pa.array(inputs.experts.held, pa.string())
-    counts = counts.filter(pc.is_in(counts["patient"], held))
-    settings = experiment.evaluation
-    return compare(
-        cube(counts),
-        roles=Roles(proposed="", references=()),
-        metrics=[METRIC, "iou_union"],
-        cluster=settings.cluster,
-        resamples=settings.resamples,
-        seed=settings.seed,
-    )
+def finish_run(context: Context, run: RunRef, outcome: Outcome[Any]) -> None:
+    """Tell a trial's own run how it ended."""
+    artifact = context.workspace.find(KIND, outcome.trial.print_)
+    if artifact is not None:
+        records.finish(run, artifact)
+    else:
+        run.text("outcome.txt", f"{outcome.state} {outcome.reason}".strip() + "\n")
+        run.finish("FAILED" if outcome.state == "failed" else "FINISHED")
 
 
-def means(result: Comparison) -> dict[str, Estimate]:
-    """Return each point's mean pooled mIoU with its interval."""
-    return {name: score.findings[-1] for name, score in result.scores[METRIC].items()}
+def finished_of(outcomes: Sequence[Outcome[Trial]]) -> list[Outcome[Trial]]:
+    """Return the trials that finished.
 
-
-def winner_of(result: Comparison) -> str:
-    """Return the point with the highest mean; the first of those that tie.
-
-    Only points of which as many seeds were trained to the end as of any: where a scheduler stops
-    the poorer seeds of a point, those that are left flatter it.
+    Raises:
+        SweepFailed: where one failed, or none finished.
     """
-    most = max(len(seeds) for seeds in result.seeds.values())
-    scores = {name: mean for name, mean in means(result).items() if len(result.seeds[name]) == most}
-    return max(scores, key=lambda name: scores[name].value)
-
-
-def scores_by_seed(
-    context: Context, finished: Sequence[Outcome]
-) -> dict[str, list[tuple[int, float]]]:
-    """Return each point's best validation score per seed, as its trainings reported it."""
-    scores: dict[str, list[tuple[int, float]]] = {}
-    for outcome in finished:
-        artifact: Artifact | None = context.workspace.find(plan.SEGMENTER, outcome.trial.print_)
-        if artifact is not None:
-            score = float(artifact.summary["best"]["score"])
-            scores.setdefault(outcome.trial.point, []).append((outcome.trial.training.seed, score))
-    return scores
+    finished = [outcome for outcome in outcomes if outcome.state == "finished"]
+    if not finished:
+        reasons = sorted({outcome.reason for outcome in outcomes if outcome.reason})
+        raise SweepFailed(f"not one trial finished: {'; '.join(reasons)}")
+    failed = [outcome for outcome in outcomes if outcome.state == "failed"]
+    if failed:
+        names = ", ".join(outcome.trial.key for outcome in failed)
+        raise SweepFailed(
+            f"{len(failed)} of {len(outcomes)} trials failed ({names}: {failed[0].reason}). "
+            "The others are kept; run the same command again to try these again."
+        )
+    return finished

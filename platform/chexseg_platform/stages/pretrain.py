@@ -1,0 +1,112 @@
+"""Pre-training: whole segmenters learn pseudo-labels alone, with rounds of self-distillation.
+
+What is called DoLL (arXiv 2401.08469) is a family of pseudo-labels like any other, whose settings
+distil and boost Integrated Gradients. The paper's abstract names these steps and the two parts that
+are pre-trained, backbone and segmentation module; every number is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from chexseg_platform import plan
+from chexseg_platform.artifacts import Artifact
+from chexseg_platform.config import Experiment
+from chexseg_platform.stages import records
+from chexseg_platform.stages.context import Context
+from chexseg_platform.stages.orders import Masks, Order, start_of, train_orders
+from chexseg_platform.stages.relabel import relabel
+from chexseg_platform.stages.segment import Experts
+from chexseg_platform.stages.tracked import Say, classify_tracked, explain_tracked
+from chexseg_platform.tracking import RunRef
+
+
+class Pretrained(NamedTuple):
+    """A family's pseudo-labels, as they are after the last round, and the segmenter of them."""
+
+    labels: Artifact
+    segmenter: Artifact
+
+
+def pretrain_tracked(
+    context: Context,
+    experiment: Experiment,
+    family: str,
+    dataset: Artifact,
+    experts: Experts,
+    parent: RunRef,
+    say: Say,
+) -> Pretrained:
+    """Pre-train a segmenter on a family of pseudo-labels, or return the one that is there.
+
+    Classifiers and labels are made where they are not there yet. A round of self-distillation that
+    betters no class is the last.
+    """
+    variant = experiment.family(family)
+    rounds = plan.rounds_of(experiment, family, dataset.fingerprint)
+    classifiers = classify_tracked(context, variant, dataset, parent, say)
+    labels = explain_tracked(context, variant, dataset, classifiers, experts, parent, say)
+
+    def learned(labels: Artifact, made: plan.Round) -> Artifact:
+        key = f"{family}, round {rounds.index(made)}" if len(rounds) > 1 else family
+        order = _order(context, variant, key, dataset, classifiers[0], labels, made)
+        return _learn(context, order, parent)
+
+    segmenter = learned(labels, rounds[0])
+    for made in rounds[1:]:
+        run = records.stage_run(parent, "relabel", made.labels, family)
+        new = relabel(context, variant, labels, segmenter, dataset, experts.held, made.labels)
+        records.finish_pseudolabels(run, new)
+        say(describe_round(new))
+        if not new.summary["kept"]:
+            break
+        labels, segmenter = new, learned(new, made)
+    return Pretrained(labels, segmenter)
+
+
+def _order(
+    context: Context,
+    variant: Experiment,
+    key: str,
+    dataset: Artifact,
+    classifier: Artifact,
+    labels: Artifact,
+    made: plan.Round,
+) -> Order:
+    wish = variant.pretraining
+    started = plan.start_inputs(variant, wish, dataset.fingerprint, classifier.fingerprint)
+    return Order(
+        key=key,
+        print_=made.segmenter,
+        settings=wish,
+        masks=Masks(dataset, valid=None, pseudolabels=labels, classes=variant.saliency.names),
+        start=start_of(wish, classifier, context.weights),
+        seeds=(variant.seed, 0),
+        inputs={plan.DATASET: dataset.fingerprint, labels.kind: labels.fingerprint, **started},
+        about={"arm": key},
+    )
+
+
+def _learn(context: Context, order: Order, parent: RunRef) -> Artifact:
+    run = records.stage_run(parent, "pretrain", order.print_, order.key)
+    (segmenter,) = train_orders(
+        context, "pretrain", [order], lambda _, note: records.log_note(run, note)
+    )
+    records.finish(run, segmenter)
+    return segmenter
+
+
+def describe_round(labels: Artifact) -> str:
+    """Say which classes a round of self-distillation bettered, and by how much."""
+    before, after = ({r["finding"]: r["pooled"] for r in rows} for rows in _judged(labels))
+    kept = labels.summary["kept"]
+    if not kept:
+        return "self-distillation  betters no class on the held patients: the labels stay"
+    told = ", ".join(f"{name} {before.get(name, 0.0):.3f} to {after[name]:.3f}" for name in kept)
+    return f"self-distillation  pooled IoU on the held patients: {told}; the others stay"
+
+
+def _judged(labels: Artifact) -> Sequence[Sequence[dict[str, float]]]:
+    judged = labels.summary["judged"]
+    return judged["before"], judged["after"]

@@ -1,0 +1,131 @@
+"""The stages up to the pseudo-labels, each with its run in the tracking store and its sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from chexseg_platform import plan
+from chexseg_platform.artifacts import Artifact
+from chexseg_platform.config import Experiment
+from chexseg_platform.stages import records
+from chexseg_platform.stages.classify import classify
+from chexseg_platform.stages.context import Context
+from chexseg_platform.stages.explain import explain
+from chexseg_platform.stages.explained import describe_localization, describe_peaks
+from chexseg_platform.stages.ingest import ingest
+from chexseg_platform.stages.refine import make_boundary
+from chexseg_platform.stages.segment import Experts, experts_of
+from chexseg_platform.tracking import RunRef
+
+Say = Callable[[str], None]
+
+
+def ingest_tracked(
+    context: Context, experiment: Experiment, parent: RunRef, say: Say
+) -> tuple[Artifact, Experts]:
+    """Make the dataset, and decide which expert patients are held for validation."""
+    print_ = plan.dataset_print(experiment.data, context.workspace)
+    run = records.stage_run(parent, "ingest", print_)
+    dataset = ingest(context, experiment.data, print_)
+    records.finish_dataset(run, dataset)
+    experts = experts_of(dataset, experiment.segmenter.expert_validation, experiment.seed)
+    say(describe_dataset(dataset, experts))
+    # Before hours go into a classifier: are there as many expert masks as the arms ask for?
+    for training in plan.trainings(experiment):
+        if training.settings.expert_probability > 0:
+            experts.choose(training.settings.expert_masks, training.seed)
+    return dataset, experts
+
+
+def classify_tracked(
+    context: Context, experiment: Experiment, dataset: Artifact, parent: RunRef, say: Say
+) -> list[Artifact]:
+    """Train the classifiers that are explained, with their curves."""
+    return [_classify(context, member, dataset, parent, say) for member in experiment.members]
+
+
+def _classify(
+    context: Context, experiment: Experiment, dataset: Artifact, parent: RunRef, say: Say
+) -> Artifact:
+    print_ = plan.classifier_print(experiment, dataset.fingerprint)
+    run = records.stage_run(parent, "classify", print_)
+    classifier = classify(context, experiment, dataset, lambda note: records.log_note(run, note))
+    records.finish(run, classifier)
+    say(describe_classifier(classifier))
+    return classifier
+
+
+def _refine(
+    context: Context,
+    experiment: Experiment,
+    dataset: Artifact,
+    classifiers: Sequence[Artifact],
+    parent: RunRef,
+) -> Artifact:
+    """Train IRNet's boundary network, with its curves."""
+    prints = [classifier.fingerprint for classifier in classifiers]
+    print_ = plan.boundary_print(experiment, dataset.fingerprint, prints)
+    run = records.stage_run(parent, "irnet", print_)
+    boundary = make_boundary(
+        context, experiment, dataset, classifiers, lambda note: records.log_note(run, note)
+    )
+    records.finish(run, boundary)
+    return boundary
+
+
+def explain_tracked(
+    context: Context,
+    experiment: Experiment,
+    dataset: Artifact,
+    classifiers: Sequence[Artifact],
+    experts: Experts,
+    parent: RunRef,
+    say: Say,
+) -> Artifact:
+    """Make the pseudo-labels, with their page of maps."""
+    prints = [classifier.fingerprint for classifier in classifiers]
+    boundary = None
+    if experiment.saliency.refine == "irnet":
+        boundary = _refine(context, experiment, dataset, classifiers, parent)
+    print_ = plan.pseudolabels_print(experiment, dataset.fingerprint, prints)
+    run = records.stage_run(parent, "explain", print_)
+    pseudolabels = explain(context, experiment, dataset, classifiers, experts.held, boundary)
+    records.finish_pseudolabels(run, pseudolabels)
+    say(describe_pseudolabels(pseudolabels))
+    return pseudolabels
+
+
+def describe_dataset(dataset: Artifact, experts: Experts) -> str:
+    """Say in a line or two what the dataset holds."""
+    summary = dataset.summary
+    splits = ", ".join(
+        f"{name} {s['images']:,} images of {s['patients']:,} patients"
+        for name, s in summary["splits"].items()
+    )
+    rejected = sum(summary["rejected"].values())
+    left = f"; {rejected} rejected, see rejected.parquet" if rejected else ""
+    return (
+        f"dataset  {splits} at {summary['size']} px{left}\n"
+        f"         expert masks: {len(experts.train)} images to learn from, "
+        f"{len(experts.valid)} held for validation"
+    )
+
+
+def describe_classifier(classifier: Artifact) -> str:
+    """Say in a line how good the classifier is on validation."""
+    best = classifier.summary["best"]
+    auroc = best.get("auroc competition")
+    found = (
+        f"AUROC {auroc:.3f} (mean of five)" if auroc is not None else "no AUROC could be measured"
+    )
+    return f"classifier  {classifier.summary['checkpoints']} checkpoints, the best: {found}"
+
+
+def describe_pseudolabels(pseudolabels: Artifact) -> str:
+    """Say in a line or two how many masks there are, and where saliency peaks."""
+    masks = sum(pseudolabels.summary["masks"].values())
+    made = f"pseudo-labels  {masks:,} masks on {pseudolabels.summary['images']:,} images"
+    peaks = describe_peaks(pseudolabels.summary)
+    located = describe_localization(pseudolabels.summary)
+    told = [made, *(part for part in (peaks, *located.splitlines()) if part)]
+    return "\n               ".join(told)
