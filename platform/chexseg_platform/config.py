@@ -423,7 +423,8 @@ class Pretrain(Section):
 
     families: dict[str, Family] = Field(default_factory=lambda: {"doll": Family()}, min_length=1)
     segmenter: dict[str, Any] = Field(default_factory=dict)
-    """What the pre-training overrides of `segmenter`."""
+    """What the pre-training overrides of `segmenter`; it starts from random weights unless `init`
+    is given here."""
 
     @field_validator("families")
     @classmethod
@@ -617,7 +618,8 @@ class Experiment(Section):
     def pretraining(self) -> Segmenter:
         """The settings of a pre-training."""
         assert self.pretrain is not None
-        return self._segmenter({**self.pretrain.segmenter, "expert_probability": 0.0})
+        fields = {"init": "random", **self.pretrain.segmenter}
+        return self._segmenter({**fields, "expert_probability": 0.0})
 
     def finetuning(self, init: str) -> Segmenter:
         """Return the settings of a fine-tuning from some first weights."""

@@ -265,7 +265,9 @@ def of_classes(drawn: Mapping[str, str], classes: Sequence[str], size: int) -> d
     return found
 
 
-def pseudo_rows(store: Store, table: pa.Table, split: str) -> MaskRows:
+def pseudo_rows(
+    store: Store, table: pa.Table, split: str, classes: tuple[str, ...] = FINDINGS
+) -> MaskRows:
     """Return the pseudo-masks of a split as rows of the store.
 
     Images of which no channel is labelled are left out.
@@ -284,15 +286,16 @@ def pseudo_rows(store: Store, table: pa.Table, split: str) -> MaskRows:
         row = store.index.get(image_id, -1)
         if row not in wanted:
             continue
-        known.setdefault(row, np.zeros(len(FINDINGS), dtype=bool))
-        known[row][FINDINGS.index(finding)] = labelled
+        known.setdefault(row, np.zeros(len(classes), dtype=bool))
+        known[row][classes.index(finding)] = labelled
         if run is not None:
             counts.setdefault(row, {})[finding] = run
     rows = [row for row in sorted(known) if known[row].any()]
     if not rows:
-        return MaskRows.empty()
+        return MaskRows.empty(classes)
     return MaskRows(
         np.array(rows, dtype=np.int64),
         tuple(counts.get(row, {}) for row in rows),
         np.stack([known[row] for row in rows]),
+        classes,
     )

@@ -31,3 +31,17 @@ def without_small(mask_BKSS: NDArray[np.bool_], smallest: float) -> NDArray[np.b
         large[0] = False  # what is no region
         out[tuple(place)] = large[region_SS]
     return out
+
+
+def ignore_band(
+    mask_BKSS: NDArray[np.bool_], width: float, content_B4: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Return the pixels around each object within a share of the frame's side of it."""
+    out = np.zeros_like(mask_BKSS)
+    reach = max(1.0, width * mask_BKSS.shape[-1])
+    for b, k in np.argwhere(mask_BKSS.any(axis=(2, 3))):
+        far = ndimage.distance_transform_edt(~mask_BKSS[b, k])
+        top, bottom, left, right = content_B4[b]
+        inner = (slice(top, bottom), slice(left, right))
+        out[b, k][inner] = ((far > 0) & (far <= reach))[inner]
+    return out

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from chexseg_platform import config, plan, starts
 from chexseg_platform.artifacts import Artifact
@@ -21,6 +23,7 @@ from chexseg_platform.data.store import MaskRows, Store, expert_rows, open_store
 from chexseg_platform.findings import FINDINGS
 from chexseg_platform.locks import making
 from chexseg_platform.models import checkpoints
+from chexseg_platform.saliency.pseudotable import IGNORED
 from chexseg_platform.stages.classify import weights_folder
 from chexseg_platform.stages.context import Context, Timer
 from chexseg_platform.stages.training import (
@@ -127,7 +130,12 @@ def _labelled(masks: Masks, store: Store, split: str) -> MaskRows:
     """Return the pseudo-labels of a split; classes that are not learned are left out."""
     if masks.pseudolabels is None:
         return MaskRows.empty(masks.classes)
-    return pseudo_rows(store, masks.pseudolabels.tables("masks/"), split, masks.classes)
+    columns = ["image_id", "finding", "known", "counts"]
+    if masks.pseudolabels.manifest["config"].get("ignore"):
+        columns.append(IGNORED)
+    table = masks.pseudolabels.tables("masks/", columns)
+    table = table.filter(pc.is_in(table["finding"], pa.array(masks.classes)))
+    return pseudo_rows(store, table, split, masks.classes)
 
 
 def start_of(
