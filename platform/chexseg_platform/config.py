@@ -352,7 +352,21 @@ class Segmenter(Fit):
     """`random`, `imagenet`, `classifier` (its encoder), `pretrained:<family>` or `encoder:<family>`
     (what `pretrain` makes: all of it but the head, or its encoder), or `segmenter:<folder>`: of an
     artifact or of a checkpoint, here or on s3://, gs://."""
+    adapt: Literal["full", "frozen-encoder", "low-rank"] = "full"
+    """What is trained: everything; all but the encoder, which stays as it is, running statistics
+    included; or low-rank updates of the encoder's convolutions and linear layers, beside decoder
+    and head (LoRA). What is kept is a plain segmenter in any case."""
+    rank: Positive = 8
+    """Of `adapt: low-rank`: a layer's update is a product of two matrices of this inner size."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """The head learns at `lr`, the decoder at this share of it, the encoder's stages from the
+    deepest on at this share of the rate above them; 1: all at `lr`."""
     loss: Literal["dice", "bce", "dice+bce"] = "dice"
+    class_weight: Literal["none", "balanced"] = "none"
+    """balanced: a class counts in inverse proportion to the share of rows that show it among the
+    rows to learn from that label it, up to ten times the class shown most; the mean weight is 1."""
+    background_weight: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Of `bce`: what a background pixel counts beside one of foreground; PSSL takes 0.1."""
     expert_probability: Fraction = 0.9
     """Chance that a draw is an expert row; 1: fully supervised, 0: pseudo-labels only."""
     expert_masks: Positive | None = None
