@@ -264,9 +264,16 @@ class MaskRows:
 def expert_rows(
     store: Store, rows: NDArray[np.int64], classes: tuple[str, ...] = FINDINGS
 ) -> MaskRows:
-    """Return the expert masks of some rows; an expert who looked has labelled every channel."""
+    """Return the expert masks of some rows.
+
+    An expert who looked for findings has labelled all of them, those that are not there as empty.
+    Of structures only those are known that the image has a mask of, be it empty.
+    """
     counts = tuple(of_classes(store.small[row] or {}, classes, store.size) for row in rows)
-    known = np.ones((len(rows), len(classes)), dtype=bool)
+    known = np.array(
+        [[name in OBSERVATIONS or name in drawn for name in classes] for drawn in counts],
+        dtype=bool,
+    ).reshape(len(rows), len(classes))
     return MaskRows(np.asarray(rows), counts, known, classes)
 
 

@@ -77,6 +77,11 @@ class SegmenterSpec:
     output_stride: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        """What decides whether weights fit, in words."""
+        options = f" with options {dict(self.options)}" if self.options else ""
+        return f"{self.architecture} on {self.encoder}{options}"
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
         return {**asdict(self), "options": dict(self.options)}

@@ -211,11 +211,14 @@ def _start(experiment: Experiment, classifier: nn.Module | None) -> segmentation
     """Return a start of the right shapes and no meaning."""
     init = experiment.segmenter.init
     if starts.family_of(init) is not None:
-        made = segmenter.build_segmenter(segmentation.spec_of(experiment.pretraining))
+        spec = segmentation.spec_of(experiment.pretraining)
         kind = "encoder" if init.startswith("encoder") else "segmenter"
-        return kind, made.state_dict()
+        return _shape(spec, kind)
     if init == "classifier":
-        return None if classifier is None else ("classifier", classifier.state_dict())
+        if classifier is None:
+            return None
+        holds = f"It holds a classifier on {experiment.classifier.encoder}."
+        return segmentation.Start("classifier", classifier.state_dict(), holds)
     if init in starts.PLAIN:
         return None
     folder = starts.folder_of(init)
@@ -225,8 +228,12 @@ def _start(experiment: Experiment, classifier: nn.Module | None) -> segmentation
         raise first_weights.NoWeights(f"{init!r} is no start; it is {starts.MEANT}.{hint}")
     meta = first_weights.describe(folder)["meta"]
     checkpoints.require_kind(meta, "segmenter")
-    spec = segmenter.SegmenterSpec.from_dict(meta.get("spec", {}))
-    return "segmenter", segmenter.build_segmenter(spec).state_dict()
+    return _shape(segmenter.SegmenterSpec.from_dict(meta.get("spec", {})), "segmenter")
+
+
+def _shape(spec: segmenter.SegmenterSpec, kind: str) -> segmentation.Start:
+    state = segmenter.build_segmenter(spec).state_dict()
+    return segmentation.Start(kind, state, f"It holds {spec}.")
 
 
 def _encoder_weights(field: str, wish: str, encoder: str, cache: Path) -> Iterator[Problem]:

@@ -23,6 +23,7 @@ from chexseg_platform.data.store import MaskRows, Store, expert_rows, open_store
 from chexseg_platform.findings import FINDINGS
 from chexseg_platform.locks import making
 from chexseg_platform.models import checkpoints
+from chexseg_platform.models.segmenter import SegmenterSpec
 from chexseg_platform.saliency.pseudotable import IGNORED
 from chexseg_platform.stages.classify import weights_folder
 from chexseg_platform.stages.context import Context, Timer
@@ -173,10 +174,18 @@ def load_start(start: tuple[str, Any] | None) -> Start | None:
         return None
     what, source = start
     if what == "encoder":
-        return what, Path(source)
+        return Start(what, Path(source))
     state, meta = checkpoints.load(source.uri if isinstance(source, Artifact) else source)
     checkpoints.require_kind(meta, what.removeprefix("encoder of "))
-    return what, state
+    return Start(what, state, _holds(meta))
+
+
+def _holds(meta: Mapping[str, Any]) -> str:
+    """Say what a checkpoint is of, for a segmenter that it does not fit."""
+    spec = meta.get("spec", {})
+    if meta["kind"] == "segmenter" and spec:
+        return f"It holds {SegmenterSpec.from_dict(spec)}."
+    return f"It holds a {meta['kind']} on {spec['encoder']}." if "encoder" in spec else ""
 
 
 def train_orders(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -54,8 +54,19 @@ from chexseg_platform.training.losses import loss_by_name
 from chexseg_platform.training.metrics import PooledIoU
 from chexseg_platform.training.weighting import balanced_weights
 
-Start = tuple[str, State | Path]
-"""Where first weights come from: a kind, and a state or a folder."""
+
+class Start(NamedTuple):
+    """Where first weights come from.
+
+    Attributes:
+        kind: "segmenter": all but a head of other channels; any other: the encoder alone.
+        state: of a model, or the folder of an encoder that was fetched.
+        holds: what model that is, in words, for whoever takes another.
+    """
+
+    kind: str
+    state: State | Path
+    holds: str = ""
 
 
 def spec_of(settings: config.Segmenter, classes: tuple[str, ...] = FINDINGS) -> SegmenterSpec:
@@ -81,26 +92,31 @@ def initial_model(
     Args:
         size: side of its images.
         seed: of the random weights.
-        start: ("encoder", folder of `fetch_weights`), ("classifier", its state) or
-            ("segmenter", its state, whose head stays out where it has other channels); None for
-            random weights.
+        start: None for random weights.
         classes: of the masks.
 
     Raises:
-        WrongArchitecture: naming the first tensor that does not fit.
+        WrongArchitecture: naming the first tensor that does not fit, and what would.
     """
     torch.manual_seed(seed)
     model = build_segmenter(spec_of(settings, classes))
     check_size(model, 1, size)
     if start is not None:
-        kind, state = start
+        _load_start(model, start)
+    return model
+
+
+def _load_start(model: nn.Module, start: Start) -> None:
+    kind, state, holds = start
+    try:
         if isinstance(state, Path):
             load_weights(encoder_of(model), state)
         elif kind == "segmenter":
             load_segmenter_weights(model, state)
         else:
             load_encoder(model, state)
-    return model
+    except checkpoints.WrongArchitecture as error:
+        raise checkpoints.WrongArchitecture(f"{error} {holds}".strip()) from None
 
 
 def mix_of(settings: config.Segmenter, expert: int, pseudo: int, seed: int) -> Mix:

@@ -19,6 +19,7 @@ from chexseg_platform.training.losses import dice_bce, soft_dice
 from chexseg_platform.training.metrics import PooledIoU
 from chexseg_platform.training.segmentation import (
     Segmentation,
+    Start,
     fixed_thresholds,
     initial_model,
     predict_batch,
@@ -202,7 +203,7 @@ def test_rare_classes_and_foreground_count_as_asked(tiny_store, sets):
 @pytest.mark.parametrize("adapt", ["low-rank", "frozen-encoder"])
 def test_what_is_kept_of_an_adapted_model_is_a_plain_segmenter(tiny_store, sets, adapt):
     drawn = sets[0]
-    start = ("segmenter", initial_model(settings(), 32, 7, None).state_dict())
+    start = Start("segmenter", initial_model(settings(), 32, 7, None).state_dict())
     task = Segmentation(
         settings(adapt=adapt, rank=2, layer_decay=0.9, lr=1e-2, epochs=4.0), tiny_store,
         expert=drawn, pseudo=EMPTY, valid=drawn, seed=0, device=CPU, start=start,
@@ -322,7 +323,7 @@ def test_rows_that_are_asked_for_must_be_there(tiny_store, sets):
 def test_first_weights(tiny_store):
     classifier = build_classifier(ClassifierSpec(encoder="tu-test_resnet"))
     state = classifier.state_dict()
-    started = initial_model(settings(), 32, 7, ("classifier", state))
+    started = initial_model(settings(), 32, 7, Start("classifier", state))
     random, again = (initial_model(settings(), 32, seed, None) for seed in (7, 7))
     for name, value in started.state_dict().items():
         if name.startswith("encoder."):
@@ -331,11 +332,12 @@ def test_first_weights(tiny_store):
             assert torch.equal(value, random.state_dict()[name])
     for name, value in random.state_dict().items():
         assert torch.equal(value, again.state_dict()[name])
-    copied = initial_model(settings(), 32, 8, ("segmenter", started.state_dict()))
+    copied = initial_model(settings(), 32, 8, Start("segmenter", started.state_dict()))
     for name, value in copied.state_dict().items():
         assert torch.equal(value, started.state_dict()[name])
-    with pytest.raises(WrongArchitecture, match="encoder"):
-        initial_model(settings(encoder="resnet18"), 32, 0, ("classifier", state))
+    other = Start("classifier", state, "It holds a classifier on x.")
+    with pytest.raises(WrongArchitecture, match=r"encoder.* It holds a classifier on x\.$"):
+        initial_model(settings(encoder="resnet18"), 32, 0, other)
 
 
 def test_stores_are_not_changed_by_a_training(tiny_store, sets):
