@@ -191,9 +191,17 @@ def dump_segmenter(
     spec: SegmenterSpec,
     preprocess: Preprocess,
     extra: Mapping[str, Any] | None = None,
+    *,
+    state: checkpoints.State | None = None,
 ) -> dict[str, bytes]:
-    """The two files of a segmenter checkpoint; `extra` (JSON-ready: thresholds, epoch, ...)."""
-    return checkpoints.dumps(model.state_dict(), segmenter_meta(spec, preprocess, extra))
+    """The two files of a segmenter checkpoint.
+
+    Args:
+        extra: JSON-ready: thresholds, epoch, ...
+        state: of the plain segmenter, where the model's own is another (`training.adapting`).
+    """
+    meta = segmenter_meta(spec, preprocess, extra)
+    return checkpoints.dumps(model.state_dict() if state is None else state, meta)
 
 
 def segmenter_meta(

@@ -20,7 +20,6 @@ from chexseg_platform import config
 from chexseg_platform.data.mix import Batches, Mix
 from chexseg_platform.data.store import MaskRows, Store
 from chexseg_platform.findings import FINDINGS, mirrored
-from chexseg_platform.models import checkpoints
 from chexseg_platform.models.batch import forward_batch
 from chexseg_platform.models.checkpoints import State
 from chexseg_platform.models.encoder import load_weights
@@ -29,10 +28,10 @@ from chexseg_platform.models.segmenter import (
     SegmenterSpec,
     build_segmenter,
     check_size,
+    dump_segmenter,
     encoder_of,
     load_encoder,
     load_segmenter_weights,
-    segmenter_meta,
 )
 from chexseg_platform.training.adapting import (
     adapt,
@@ -50,7 +49,7 @@ from chexseg_platform.training.batches import (
 )
 from chexseg_platform.training.fit import rank_and_world, sum_over_workers
 from chexseg_platform.training.loop import Batch, Group
-from chexseg_platform.training.losses import loss_by_name
+from chexseg_platform.training.losses import Loss, loss_by_name
 from chexseg_platform.training.metrics import PooledIoU
 from chexseg_platform.training.weighting import balanced_weights
 
@@ -131,6 +130,16 @@ def mix_of(settings: config.Segmenter, expert: int, pseudo: int, seed: int) -> M
     )
 
 
+def loss_of(settings: config.Segmenter, items: MaskRows, size: int, device: torch.device) -> Loss:
+    """Return the loss with its weights: those of classes follow from the rows to learn from."""
+    weight_K = None
+    if settings.class_weight == "balanced":
+        weight_K = balanced_weights(items, size).to(device)
+    return loss_by_name(
+        settings.loss, weight_K=weight_K, background_weight=settings.background_weight
+    )
+
+
 class Segmentation:
     """One worker's share of a segmenter's training; see `training.fit.Task`.
 
@@ -168,12 +177,7 @@ class Segmentation:
         self.model.to(device)
         self.preprocess: Preprocess = preset("chexpert")
         self.augment = augment_of(settings.augment)
-        weight_K = None
-        if settings.class_weight == "balanced":
-            weight_K = balanced_weights(self.items, store.size).to(device)
-        self.loss_of = loss_by_name(
-            settings.loss, weight_K=weight_K, background_weight=settings.background_weight
-        )
+        self.loss_of = loss_of(settings, self.items, store.size, device)
         mix = mix_of(settings, len(expert), len(pseudo), seed)
         self.batches = Batches(mix, settings.batch_size, self.rank, self.world)
         self.steps_per_epoch = self.batches.steps_per_epoch
@@ -251,9 +255,8 @@ class Segmentation:
             trained, parameters = trained_share(self.model)
             extra |= {"trained parameters": trained, "parameters": parameters}
         spec = spec_of(self.settings, self.classes)
-        return checkpoints.dumps(
-            merged_state(self.model), segmenter_meta(spec, self.preprocess, extra)
-        )
+        state = merged_state(self.model)
+        return dump_segmenter(self.model, spec, self.preprocess, extra, state=state)
 
 
 def _twice(mirrored: Sequence[int] | None) -> list[int] | None:
