@@ -20,6 +20,7 @@ from chexseg_platform import config
 from chexseg_platform.data.mix import Batches, Mix
 from chexseg_platform.data.store import MaskRows, Store
 from chexseg_platform.findings import FINDINGS, mirrored
+from chexseg_platform.models import checkpoints
 from chexseg_platform.models.batch import forward_batch
 from chexseg_platform.models.checkpoints import State
 from chexseg_platform.models.encoder import load_weights
