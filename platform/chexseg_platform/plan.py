@@ -142,6 +142,7 @@ def _unused(settings: Saliency) -> set[str]:
     """Fields that change nothing: other methods' own, and those that have a print of their own."""
     unused = {"ensemble", "irnet"} | _neutral(settings, NEUTRAL)
     unused |= set() if settings.threshold == "mass" else {"mass"}
+    unused |= set() if settings.pool == "superpixels" else {"regions"}
     unused |= set() if settings.method == "integrated-gradients" else {"integrated"}
     return unused | ({"sign"} if settings.method == "grad-cam" else {"features"})
 
@@ -153,6 +154,8 @@ def _neutral(settings: Section, values: Mapping[str, Any]) -> set[str]:
 
 NEUTRAL = {
     "classes": "findings",
+    "pool": "none",
+    "completeness": None,
     "box": 0.0,
     "scale": "none",
     "combine": "mean",

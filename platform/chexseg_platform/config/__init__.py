@@ -16,7 +16,13 @@ from chexseg_platform.config.experiment import (
     swept_field,
 )
 from chexseg_platform.config.finetuning import Family, Finetune, Pretrain, Task
-from chexseg_platform.config.saliency import Integrated, IRNet, Saliency, SaliencyMethod
+from chexseg_platform.config.saliency import (
+    CaptumMethod,
+    Integrated,
+    IRNet,
+    Saliency,
+    SaliencyMethod,
+)
 from chexseg_platform.config.training import Augment, Classifier, Fit, Segmenter
 
 __all__ = [

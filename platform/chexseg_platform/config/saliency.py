@@ -98,6 +98,11 @@ class Saliency(Section):
     """Side of a box that maps are averaged over before anything is made of them, as a share of the
     frame's; 0: none. CheXlocalize takes 100 of some 2,800 pixels, 0.036, for Integrated Gradients
     and half of it for DeepLIFT."""
+    pool: Literal["none", "superpixels", "edges"] = "none"
+    """How maps are fitted to the image: each superpixel gets its mean (SLIC, Achanta et al. 2012);
+    edges: smoothed, but not across the image's edges (a guided filter, He et al. 2013)."""
+    regions: Positive = 300
+    """Of `pool: superpixels`: about how many an image gets."""
     refine: Literal["none", "irnet"] = "none"
     """irnet: maps are spread up to the image's boundaries, which `irnet` learns from them."""
     irnet: IRNet = Field(default_factory=IRNet)
@@ -126,6 +131,9 @@ class Saliency(Section):
     combine: Literal["mean", "median", "auroc"] = "mean"
     """How maps of an ensemble and of a classifier's checkpoints become one; auroc: a mean weighted
     by what each has above 0.5 on validation, finding by finding."""
+    completeness: PositiveFloat | None = None
+    """Of integrated-gradients: maps weigh the less the larger their completeness error is, and
+    nothing from this error on; where no model's map is left the label is unknown."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 autocast on a GPU, float32 elsewhere; maps are summed in float32 always."""
     maps: Literal["none", "model", "original"] = "none"
@@ -145,12 +153,14 @@ class Saliency(Section):
     @property
     def full_size(self) -> bool:
         """Whether maps are as large as the frame: Grad-CAM's are cells of it."""
-        return self.pays_per_map or self.box > 0
+        return self.pays_per_map or self.box > 0 or self.pool != "none"
 
     @model_validator(mode="after")
     def _settings_agree(self) -> Saliency:
         if self.refine == "irnet" and self.classes != "findings":
             raise ValueError("irnet refines maps of the ten findings: set classes to findings")
+        if self.completeness is not None and self.method != "integrated-gradients":
+            raise ValueError("completeness is of integrated-gradients: leave it out, or take these")
         return self
 
     @field_validator("ensemble")
