@@ -7,7 +7,7 @@ one budget: the same steps, learning rate and validation images, whatever they s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import pyarrow as pa
@@ -53,7 +53,7 @@ class Starts:
 
     dataset: Artifact | None = None
     classifier: Artifact | None = None
-    pretrained: Mapping[str, Pretrained] | None = None
+    pretrained: Mapping[str, Pretrained] = field(default_factory=dict)
 
 
 def finetune(context: Context, experiment: Experiment, tracker: Tracker, say: Say) -> Artifact:
@@ -190,7 +190,8 @@ def _finetune(
         for name, work in works.items()
         for found in _evaluated(context, [c for c in cells if c.task == name], work, images)
     ]
-    return write_tables(draft, experiment, finetuned, starts)
+    labels = {name: made.labels for name, made in starts.pretrained.items()}
+    return write_tables(draft, experiment, finetuned, labels, starts.dataset)
 
 
 def _run_of(cell: Cell, parent: RunRef) -> RunRef:
@@ -220,7 +221,7 @@ def order_of(
         images: the ids of its fraction.
     """
     family = family_of(cell.settings.init)
-    pretrained = {name: made.segmenter for name, made in (starts.pretrained or {}).items()}
+    pretrained = {name: made.segmenter for name, made in starts.pretrained.items()}
     inputs = {plan.DATASET: work.dataset.fingerprint}
     if family is not None:
         inputs[plan.PRETRAINED] = pretrained[family].fingerprint

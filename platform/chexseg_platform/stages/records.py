@@ -182,6 +182,18 @@ def finish_sweep(parent: RunRef, experiment: Experiment, sweep: Artifact) -> Non
     parent.finish()
 
 
+def finish_finetuning(parent: RunRef, experiment: Experiment, found: Artifact) -> None:
+    """Log a grid's tables, curves and mean scores with the experiment's own run."""
+    texts = ("finetuning.txt", "finetuning.csv", "label-families.txt", "label-families.csv")
+    _log_pages(parent, found, *texts)
+    parent.json("finetuning.json", found.json("finetuning.json"))
+    scores = {n: v for n, v in found.summary.items() if n.startswith("dice ") and v is not None}
+    parent.metrics(0, {f"Dice/{name.removeprefix('dice ')}": v for name, v in scores.items()})
+    tried = f"{found.summary['trainings']} fine-tunings; see finetuning.txt and its curves."
+    _describe(parent, experiment, tried)
+    parent.finish()
+
+
 def _log_pages(run: RunRef, artifact: Artifact, *texts: str) -> None:
     """Log what a person reads and looks at: the named texts, and every figure."""
     for name in texts:
