@@ -7,12 +7,12 @@ whole chain follows from the experiment file and the files that it names. That i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from chexseg_platform.artifacts import Workspace, fingerprint
-from chexseg_platform.config import Data, Evaluation, Experiment, Saliency, Segmenter
+from chexseg_platform.config import Data, Evaluation, Experiment, Saliency, Section, Segmenter
 from chexseg_platform.data import sources
 from chexseg_platform.models import first_weights
 from chexseg_platform.starts import family_of, folder_of
@@ -140,15 +140,22 @@ def pseudolabels_print(experiment: Experiment, dataset: str, classifiers: Sequen
 
 def _unused(settings: Saliency) -> set[str]:
     """Fields that change nothing: other methods' own, and those that have a print of their own."""
-    unused = {"ensemble", "irnet"}
-    unused |= {name for name, value in NEUTRAL.items() if getattr(settings, name) == value}
+    unused = {"ensemble", "irnet"} | _neutral(settings, NEUTRAL)
     unused |= set() if settings.threshold == "mass" else {"mass"}
+    unused |= set() if settings.pool == "superpixels" else {"regions"}
     unused |= set() if settings.method == "integrated-gradients" else {"integrated"}
     return unused | ({"sign"} if settings.method == "grad-cam" else {"features"})
 
 
+def _neutral(settings: Section, values: Mapping[str, Any]) -> set[str]:
+    """Fields that have the values at which they change nothing."""
+    return {name for name, value in values.items() if getattr(settings, name) == value}
+
+
 NEUTRAL = {
     "classes": "findings",
+    "pool": "none",
+    "completeness": None,
     "box": 0.0,
     "scale": "none",
     "combine": "mean",
@@ -156,6 +163,10 @@ NEUTRAL = {
     "ignore": 0.0,
 }
 """Fields of `saliency` that change nothing at these values."""
+NEUTRAL_SEGMENTER = {
+    "adapt": "full", "layer_decay": 1.0, "class_weight": "none", "background_weight": 1.0,
+}  # fmt: skip
+"""Fields of `segmenter` that change nothing at these values."""
 WALK = ("walk_radius", "beta", "steps")
 SEEDING = ("foreground", "background", "refine")
 """Fields of `saliency.irnet` that the walk takes, and those that seeds are made by."""
@@ -233,13 +244,20 @@ def start_inputs(
 
 
 def _segmenter_content(settings: Segmenter) -> dict[str, Any]:
-    content = settings.model_dump()
+    content = settings.model_dump(exclude=_unused_in_training(settings))
     folder = folder_of(settings.init)
     if folder is not None:
         content["init"] = {"segmenter sha256": first_weights.digest(folder)}
     if family_of(settings.init) is not None:  # whatever it is called
         content["init"] = settings.init.partition(":")[0]
     return content
+
+
+def _unused_in_training(settings: Segmenter) -> set[str]:
+    """Fields of a segmenter that change nothing: at their neutral value, or not used."""
+    unused = _neutral(settings, NEUTRAL_SEGMENTER)
+    unused |= set() if settings.adapt == "low-rank" else {"rank"}
+    return unused | (set() if "bce" in settings.loss else {"background_weight"})
 
 
 class Round(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from chexseg_platform.config import Fit
 from chexseg_platform.training.fit import fit
-from chexseg_platform.training.loop import Batch, make_optimizer
+from chexseg_platform.training.loop import Batch, make_optimizer, one_group
 from torch import Tensor, nn
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -29,7 +29,7 @@ def bare_rate(
     loss: Callable[[Tensor, Batch], Tensor],
 ) -> float:
     """Forward, backward and optimizer step on batches in memory; images a second."""
-    optimizer = make_optimizer(settings.optimizer, model.parameters(), settings.lr, 0.0)
+    optimizer = make_optimizer(settings.optimizer, one_group(model), settings.lr, 0.0)
     model.train()
     images, began = 0, time.perf_counter()
     for batch in batches:

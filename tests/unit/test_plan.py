@@ -4,6 +4,7 @@ import json
 
 import pyarrow as pa
 import pytest
+from chexseg_platform import plan
 from chexseg_platform.artifacts import Workspace
 from chexseg_platform.config import Data, Experiment
 from chexseg_platform.data import sources
@@ -69,6 +70,56 @@ def test_a_plan_is_the_same_every_time():
 )
 def test_a_change_reaches_what_follows_from_it_and_nothing_else(fields, stages):
     assert changed(experiment(), **fields) == stages
+
+
+ADAPTING = {
+    "adapt": "full", "rank": 8, "layer_decay": 1.0, "class_weight": "none",
+    "background_weight": 1.0,
+}  # fmt: skip
+
+
+def hashed(monkeypatch, **fields):
+    """The segmenter's settings that enter its fingerprint."""
+    seen = {}
+    plain = plan.fingerprint
+
+    def watched(kind, content):
+        seen[kind] = content
+        return plain(kind, content)
+
+    monkeypatch.setattr(plan, "fingerprint", watched)
+    Plan.of(experiment(segmenter=fields))
+    return seen["segmenter"]["segmenter"]
+
+
+def test_fields_that_change_nothing_are_no_part_of_a_segmenters_fingerprint(monkeypatch):
+    made = experiment().segmenter.model_dump()
+    assert {name: made[name] for name in ADAPTING} == ADAPTING
+    assert set(hashed(monkeypatch)) == set(made) - set(ADAPTING)
+    assert "rank" not in hashed(monkeypatch, adapt="frozen-encoder", rank=4)
+    assert hashed(monkeypatch, adapt="low-rank")["rank"] == 8
+    assert "background_weight" not in hashed(monkeypatch, background_weight=0.1)
+    weighed = hashed(monkeypatch, background_weight=0.1, loss="dice+bce")
+    assert weighed["background_weight"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("fields", "changes"),
+    [
+        ({**ADAPTING}, False),
+        ({"rank": 4}, False),
+        ({"adapt": "frozen-encoder"}, True),
+        ({"adapt": "low-rank"}, True),
+        ({"layer_decay": 0.8}, True),
+        ({"class_weight": "balanced"}, True),
+        ({"background_weight": 0.1}, False),
+        ({"background_weight": 0.1, "loss": "bce"}, True),
+    ],
+)
+def test_what_is_trained_and_weighed_is_part_of_a_fingerprint(fields, changes):
+    loss = {"loss": fields["loss"]} if "loss" in fields else {}
+    before, after = experiment(segmenter=loss), experiment(segmenter=fields)
+    assert (prints(before) != prints(after)) == changes
 
 
 def test_held_patients_count_where_thresholds_are_tuned_on_them():

@@ -32,6 +32,7 @@ from chexseg_platform.cli.common import (
 )
 from chexseg_platform.cli.data import data
 from chexseg_platform.cli.evaluate import evaluate
+from chexseg_platform.cli.finetune import finetune, pretrain
 from chexseg_platform.cli.predict import predict
 from chexseg_platform.cli.report import report
 
@@ -119,6 +120,8 @@ def tune(
     say_where_to_look(workspace, no_tracking)
 
 
+main.add_command(pretrain)
+main.add_command(finetune)
 main.add_command(report)
 
 
@@ -134,8 +137,10 @@ def check(experiment: str, overrides: Sequence[str], workspace: str) -> None:
     from chexseg_platform.preflight import render
 
     loaded, context = open_experiment(experiment, overrides, workspace)
-    sweep = loaded.experiment.tune is not None
-    problems = problems_of(loaded, context, arms=True, sweep=sweep)
+    wish = loaded.experiment
+    sweep = wish.tune is not None
+    grid = wish.pretrain is not None or wish.finetune is not None
+    problems = problems_of(loaded, context, arms=True, sweep=sweep, finetune=grid)
     click.echo(render(problems))
     if any(problem.fatal for problem in problems):
         sys.exit(1)

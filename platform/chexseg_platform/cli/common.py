@@ -124,15 +124,27 @@ def open_experiment(
     return loaded, Context(opened, loaded.experiment.resources)
 
 
-def problems_of(loaded: Loaded, context: Context, *, arms: bool, sweep: bool) -> list[Problem]:
+def problems_of(
+    loaded: Loaded, context: Context, *, arms: bool, sweep: bool, finetune: bool = False
+) -> list[Problem]:
     from chexseg_platform.preflight import check as look
 
-    return look(loaded.experiment, context.workspace, context.weights, arms=arms, sweep=sweep)
+    return look(
+        loaded.experiment,
+        context.workspace,
+        context.weights,
+        arms=arms,
+        sweep=sweep,
+        finetune=finetune,
+    )
 
 
-def stop_on_problems(loaded: Loaded, context: Context, *, sweep: bool = False) -> None:
-    """Say every fatal problem of the arms, or of the sweep, at once, before any work."""
-    problems = problems_of(loaded, context, arms=not sweep, sweep=sweep)
+def stop_on_problems(
+    loaded: Loaded, context: Context, *, sweep: bool = False, finetune: bool = False
+) -> None:
+    """Say every fatal problem at once, before any work: of the arms, the sweep or fine-tuning."""
+    arms = not (sweep or finetune)
+    problems = problems_of(loaded, context, arms=arms, sweep=sweep, finetune=finetune)
     fatal = [problem.text for problem in problems if problem.fatal]
     if fatal:
         raise click.ClickException("\n".join(fatal))

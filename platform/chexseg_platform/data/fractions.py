@@ -1,7 +1,7 @@
 """A fraction of a task's training images: nested, by patient, and with every class in it.
 
 Few images may miss a class altogether, and a segmenter cannot learn what it never sees; so first
-come the images that show a class which no earlier one shows.
+come images that show a class which no earlier one shows, the rarest class's first.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def take_fraction(
     order = take_images(images, None, seed)
     count = max(1, round(fraction * len(order)))
     first: list[Shown] = []
-    for name in classes:
+    often = {name: sum(name in image.classes for image in order) for name in classes}
+    for name in sorted(classes, key=often.__getitem__):
         if any(name in image.classes for image in first):
             continue
         found = next((image for image in order if name in image.classes), None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -204,22 +204,43 @@ class MaskRows:
         counts: per image, class -> COCO counts; absent means empty.
         known: bool (N, K), which channels are labelled; the others have no say in the loss.
         classes: the K channels, by name.
+        ignored: per image, class -> COCO counts of the pixels that say nothing, as counts; not
+            given: none of any image.
     """
 
     rows: NDArray[np.int64]
     counts: tuple[dict[str, str], ...]
     known: NDArray[np.bool_]
     classes: tuple[str, ...] = FINDINGS
+    ignored: tuple[dict[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.ignored:
+            object.__setattr__(self, "ignored", ({},) * len(self.rows))
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def decode(self, items: NDArray[np.int64], size: int) -> NDArray[np.uint8]:
         """Return masks 0/1 of the given items: uint8 (B, K, S, S)."""
-        out = np.zeros((len(items), len(self.classes), size, size), dtype=np.uint8)
+        return self._decode(self.counts, items, size).view(np.uint8)
+
+    def decode_ignored(self, items: NDArray[np.int64], size: int) -> NDArray[np.bool_] | None:
+        """Return the pixels of the given items that say nothing: bool (B, K, S, S), or None.
+
+        None where no item has any, so that what nobody uses costs nothing.
+        """
+        if not any(self.ignored[item] for item in items):
+            return None
+        return self._decode(self.ignored, items, size)
+
+    def _decode(
+        self, counts: Sequence[Mapping[str, str]], items: NDArray[np.int64], size: int
+    ) -> NDArray[np.bool_]:
+        out = np.zeros((len(items), len(self.classes), size, size), dtype=bool)
         for place, item in enumerate(items):
-            for name, counts in self.counts[item].items():
-                out[place, self.classes.index(name)] = masks.decode(counts, size, size)
+            for name, run in counts[item].items():
+                out[place, self.classes.index(name)] = masks.decode(run, size, size)
         return out
 
     @staticmethod
@@ -236,15 +257,23 @@ class MaskRows:
             first.counts + second.counts,
             np.concatenate([first.known, second.known]),
             first.classes,
+            first.ignored + second.ignored,
         )
 
 
 def expert_rows(
     store: Store, rows: NDArray[np.int64], classes: tuple[str, ...] = FINDINGS
 ) -> MaskRows:
-    """Return the expert masks of some rows; an expert who looked has labelled every channel."""
+    """Return the expert masks of some rows.
+
+    An expert who looked for findings has labelled all of them, those that are not there as empty.
+    Of structures only those are known that the image has a mask of, be it empty.
+    """
     counts = tuple(of_classes(store.small[row] or {}, classes, store.size) for row in rows)
-    known = np.ones((len(rows), len(classes)), dtype=bool)
+    known = np.array(
+        [[name in OBSERVATIONS or name in drawn for name in classes] for drawn in counts],
+        dtype=bool,
+    ).reshape(len(rows), len(classes))
     return MaskRows(np.asarray(rows), counts, known, classes)
 
 
@@ -265,34 +294,64 @@ def of_classes(drawn: Mapping[str, str], classes: Sequence[str], size: int) -> d
     return found
 
 
-def pseudo_rows(store: Store, table: pa.Table, split: str) -> MaskRows:
+class UnknownClass(ValueError):
+    """A pseudo-label of a class that the masks have no channel for."""
+
+
+def pseudo_rows(
+    store: Store, table: pa.Table, split: str, classes: tuple[str, ...] = FINDINGS
+) -> MaskRows:
     """Return the pseudo-masks of a split as rows of the store.
 
     Images of which no channel is labelled are left out.
 
     Args:
-        table: a pseudo-label table (image_id, finding, known, counts), any order.
+        table: a pseudo-label table (image_id, finding, known, counts), any order. It may have a
+            column `ignored`: COCO counts at model size of the pixels that say nothing, or null.
         split: only images of this split are taken.
+        classes: the channels; the table's findings are among them.
+
+    Raises:
+        UnknownClass: for a finding that is no channel.
     """
+    _check_classes(table, classes)
     wanted = set(store.rows(split).tolist())
     counts: dict[int, dict[str, str]] = {}
+    ignored: dict[int, dict[str, str]] = {}
     known: dict[int, NDArray[np.bool_]] = {}
-    columns = ("image_id", "finding", "known", "counts")
-    for image_id, finding, labelled, run in zip(
-        *(table[name].to_pylist() for name in columns), strict=True
-    ):
+    for image_id, finding, labelled, run, unsure in _pseudo_columns(table):
         row = store.index.get(image_id, -1)
         if row not in wanted:
             continue
-        known.setdefault(row, np.zeros(len(FINDINGS), dtype=bool))
-        known[row][FINDINGS.index(finding)] = labelled
+        known.setdefault(row, np.zeros(len(classes), dtype=bool))
+        known[row][classes.index(finding)] = labelled
         if run is not None:
             counts.setdefault(row, {})[finding] = run
+        if unsure is not None:
+            ignored.setdefault(row, {})[finding] = unsure
     rows = [row for row in sorted(known) if known[row].any()]
     if not rows:
-        return MaskRows.empty()
+        return MaskRows.empty(classes)
     return MaskRows(
         np.array(rows, dtype=np.int64),
         tuple(counts.get(row, {}) for row in rows),
         np.stack([known[row] for row in rows]),
+        classes,
+        tuple(ignored.get(row, {}) for row in rows),
     )
+
+
+def _check_classes(table: pa.Table, classes: Sequence[str]) -> None:
+    for finding in pc.unique(table["finding"]).to_pylist():
+        if finding not in classes:
+            raise UnknownClass(
+                f"the pseudo-labels hold {finding!r}, which is not among the masks' classes "
+                f"({', '.join(classes)}): name the classes that the pseudo-labels were made for"
+            )
+
+
+def _pseudo_columns(table: pa.Table) -> Iterator[tuple[str, str, bool, str | None, str | None]]:
+    columns = [table[name].to_pylist() for name in ("image_id", "finding", "known", "counts")]
+    has = "ignored" in table.column_names
+    columns.append(table["ignored"].to_pylist() if has else [None] * table.num_rows)
+    return zip(*columns, strict=True)

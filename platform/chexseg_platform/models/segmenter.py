@@ -77,6 +77,11 @@ class SegmenterSpec:
     output_stride: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        """What decides whether weights fit, in words."""
+        options = f" with options {dict(self.options)}" if self.options else ""
+        return f"{self.architecture} on {self.encoder}{options}"
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
         return {**asdict(self), "options": dict(self.options)}
@@ -186,9 +191,17 @@ def dump_segmenter(
     spec: SegmenterSpec,
     preprocess: Preprocess,
     extra: Mapping[str, Any] | None = None,
+    *,
+    state: checkpoints.State | None = None,
 ) -> dict[str, bytes]:
-    """The two files of a segmenter checkpoint; `extra` (JSON-ready: thresholds, epoch, ...)."""
-    return checkpoints.dumps(model.state_dict(), segmenter_meta(spec, preprocess, extra))
+    """The two files of a segmenter checkpoint.
+
+    Args:
+        extra: JSON-ready: thresholds, epoch, ...
+        state: of the plain segmenter, where the model's own is another (`training.adapting`).
+    """
+    meta = segmenter_meta(spec, preprocess, extra)
+    return checkpoints.dumps(model.state_dict() if state is None else state, meta)
 
 
 def segmenter_meta(

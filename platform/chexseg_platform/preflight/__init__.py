@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from chexseg_platform import plan
+from chexseg_platform import plan, tasks
 from chexseg_platform.artifacts import Workspace
 from chexseg_platform.config import Experiment
 from chexseg_platform.preflight.inputs import check_data
@@ -31,6 +31,7 @@ def check(
     *,
     arms: bool = True,
     sweep: bool = False,
+    finetune: bool = False,
 ) -> list[Problem]:
     """Return every problem that would stop an experiment, or surprise whoever reads its result.
 
@@ -38,14 +39,17 @@ def check(
         weights: folder of fetched encoder weights.
         arms: whether the arms will be trained.
         sweep: whether the sweep's trials will be.
+        finetune: whether its segmenters will be pre-trained and fine-tuned.
     """
     problems: list[Problem] = []
     wanted = wanted_of(experiment, arms=arms, sweep=sweep)
+    built = wanted_of(experiment, arms=arms, sweep=sweep, finetune=finetune)
     for step in (
         lambda: _workspace(workspace),
         lambda: _settings(experiment, wanted),
         lambda: check_data(experiment, wanted),
-        lambda: check_networks(experiment, wanted, weights),
+        lambda: check_networks(experiment, built, weights),
+        lambda: _tasks(experiment, workspace) if finetune else iter(()),
         lambda: _resources(experiment),
         lambda: _disk(experiment, workspace),
     ):
@@ -93,6 +97,15 @@ def _settings(experiment: Experiment, wanted: Sequence[Wanted]) -> Iterator[Prob
         twin = next((other for other in arms[:number] if other.settings == item.settings), None)
         if twin is not None:
             yield Problem(f"{item.place} and {twin.place} are the same training", fatal=False)
+
+
+def _tasks(experiment: Experiment, workspace: Workspace) -> Iterator[Problem]:
+    """Look whether the images of every fine-tuning task are there."""
+    for name, task in experiment.finetune.tasks.items() if experiment.finetune else ():
+        try:
+            plan.dataset_print(tasks.data_of(experiment, task), workspace)
+        except (ValueError, OSError) as error:
+            yield Problem(f"finetune.tasks.{name}: {error}")
 
 
 def _resources(experiment: Experiment) -> Iterator[Problem]:

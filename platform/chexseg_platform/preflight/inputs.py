@@ -231,7 +231,7 @@ def _experts(
             "set segmenter.expert_validation to 0 and segmenter.threshold to a number"
         )
     tested = by_split[experiment.evaluation.split]
-    if tested and not any(_findings(entry) for entry in tested):
+    if wanted and tested and not any(_findings(entry) for entry in tested):
         yield Problem(f"no {experiment.evaluation.split} image has an expert mask to compare with")
     if drawn:
         held, _ = split_patients(patients, experiment.segmenter.expert_validation, experiment.seed)

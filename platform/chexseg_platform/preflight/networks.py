@@ -61,15 +61,38 @@ class Wanted:
         return name
 
 
-def wanted_of(experiment: Experiment, *, arms: bool, sweep: bool) -> list[Wanted]:
-    """Return the segmenters of the arms, and of every point of the sweep, where asked for."""
-    found = []
+def wanted_of(
+    experiment: Experiment, *, arms: bool, sweep: bool, finetune: bool = False
+) -> list[Wanted]:
+    """Return the segmenters of the arms, of every point of the sweep, and of pre-training and
+    fine-tuning, where asked for."""
+    found = _finetuned(experiment) if finetune else []
     for name, fields in experiment.arms.items() if arms else ():
         found.append(Wanted(f"arms.{name}", fields, experiment.variant(fields)))
     space = (experiment.tune or Tune()).space
     for values in product(*space.values()) if sweep else ():
         fields = dict(zip(space, values, strict=True))
         found.append(Wanted("tune.space", fields, experiment.variant(fields)))
+    return found
+
+
+def _finetuned(experiment: Experiment) -> list[Wanted]:
+    """Return the segmenters that are pre-trained, and those that are fine-tuned."""
+    found = []
+    if experiment.pretrain is not None:
+        for name, family in experiment.pretrain.families.items():
+            variant = experiment.family(name)
+            fields = {f"saliency.{key}": value for key, value in family.saliency.items()}
+            fields |= experiment.pretrain.segmenter
+            settings = {"segmenter": variant.pretraining}
+            place = f"pretrain.families.{name}"
+            found.append(Wanted(place, fields, variant.model_copy(update=settings)))
+    if experiment.finetune is not None:
+        for name, init in experiment.finetune.initialisations.items():
+            settings = {"segmenter": experiment.finetuning(init)}
+            place = f"finetune.initialisations.{name}"
+            fields = {"init": init, **experiment.finetune.segmenter}
+            found.append(Wanted(place, fields, experiment.model_copy(update=settings)))
     return found
 
 
@@ -167,7 +190,7 @@ def _segmenter(item: Wanted, classifier: nn.Module | None, weights: Path) -> Ite
         yield from _encoder_weights(field, "imagenet", settings.encoder, weights)
     start = None
     try:
-        start = _start(settings.init, classifier)
+        start = _start(item.experiment, classifier)
     except ValueError as error:
         # The network is built all the same: it may be wrong, too.
         yield _about(item, error)
@@ -184,10 +207,18 @@ def _about(item: Wanted, error: ValueError) -> Problem:
     return Problem(f"{item.field(f'segmenter.{name}') if name else item.place}: {error}")
 
 
-def _start(init: str, classifier: nn.Module | None) -> segmentation.Start | None:
+def _start(experiment: Experiment, classifier: nn.Module | None) -> segmentation.Start | None:
     """Return a start of the right shapes and no meaning."""
+    init = experiment.segmenter.init
+    if starts.family_of(init) is not None:
+        spec = segmentation.spec_of(experiment.pretraining)
+        kind = "encoder" if init.startswith("encoder") else "segmenter"
+        return _shape(spec, kind)
     if init == "classifier":
-        return None if classifier is None else ("classifier", classifier.state_dict())
+        if classifier is None:
+            return None
+        holds = f"It holds a classifier on {experiment.classifier.encoder}."
+        return segmentation.Start("classifier", classifier.state_dict(), holds)
     if init in starts.PLAIN:
         return None
     folder = starts.folder_of(init)
@@ -197,8 +228,12 @@ def _start(init: str, classifier: nn.Module | None) -> segmentation.Start | None
         raise first_weights.NoWeights(f"{init!r} is no start; it is {starts.MEANT}.{hint}")
     meta = first_weights.describe(folder)["meta"]
     checkpoints.require_kind(meta, "segmenter")
-    spec = segmenter.SegmenterSpec.from_dict(meta.get("spec", {}))
-    return "segmenter", segmenter.build_segmenter(spec).state_dict()
+    return _shape(segmenter.SegmenterSpec.from_dict(meta.get("spec", {})), "segmenter")
+
+
+def _shape(spec: segmenter.SegmenterSpec, kind: str) -> segmentation.Start:
+    state = segmenter.build_segmenter(spec).state_dict()
+    return segmentation.Start(kind, state, f"It holds {spec}.")
 
 
 def _encoder_weights(field: str, wish: str, encoder: str, cache: Path) -> Iterator[Problem]:

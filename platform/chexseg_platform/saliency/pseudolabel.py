@@ -22,8 +22,14 @@ from chexseg_platform.models.boundary import BoundaryNetwork
 from chexseg_platform.models.classifier import Classifier
 from chexseg_platform.models.precision import precision
 from chexseg_platform.models.preprocess import Preprocess
-from chexseg_platform.saliency.boost import ignore_band, without_small
-from chexseg_platform.saliency.distil import combined, scaled, trust
+from chexseg_platform.saliency.boost import (
+    edge_aware,
+    ignore_band,
+    pooled,
+    superpixels,
+    without_small,
+)
+from chexseg_platform.saliency.distil import combined, completeness_weight, scaled, trust
 from chexseg_platform.saliency.gate import gate
 from chexseg_platform.saliency.histogram import split_histogram
 from chexseg_platform.saliency.methods import Explained, Method, method_of, probabilities
@@ -37,6 +43,7 @@ from chexseg_platform.saliency.pseudotable import (
     schemas_of,
     status,
 )
+from chexseg_platform.saliency.seeds import GUIDE_REACH, GUIDE_SMOOTHNESS
 from chexseg_platform.saliency.threshold import (
     box_mean,
     heat_to_mask,
@@ -115,24 +122,40 @@ class PseudoLabeller:
                 method(input_BCSS, wanted_BO) for _, method, input_BCSS in self._inputs(images)
             ]
         steps, errors = ([item[place] for item in found] for place in (2, 3))
+        maps = [item.heat_BKhw[:, self.places] for item in found]
+        heat_BKhw = self._fitted(self._combined(maps, errors), images)
         return Explained(
-            self._refined(
-                self._averaged([item.heat_BKhw[:, self.places] for item in found], images), images
-            ),
+            self._refined(heat_BKhw, images),
             torch.stack([item.probability_BK for item in found]).mean(0),
             _largest(steps, self.places),
             _largest(errors, self.places),
         )
 
-    def _averaged(self, maps: Sequence[Tensor], images: Images) -> Tensor:
-        """Combine the models' maps, and average over a box where one is asked for."""
+    def _combined(self, maps: Sequence[Tensor], errors: Sequence[Tensor | None]) -> Tensor:
+        """Combine the models' maps, each on its scale and as far as it is trusted."""
         side = max(heat_BKhw.shape[-1] for heat_BKhw in maps)
         own = [_on_grid(scaled(heat_BKhw, self.settings.scale), side) for heat_BKhw in maps]
-        heat_BKhw = combined(own, self.settings.combine, self.trust_MK)
-        if self.settings.box == 0:
+        limit, trust_MBK = self.settings.completeness, None
+        known = [error_BK[:, self.places] for error_BK in errors if error_BK is not None]
+        if limit is not None and known:
+            trust_MBK = completeness_weight(torch.stack(known), limit)
+        return combined(own, self.settings.combine, self.trust_MK, trust_MBK)
+
+    def _fitted(self, heat_BKhw: Tensor, images: Images) -> Tensor:
+        """Average maps over a box and fit them to the image, where the settings ask for it."""
+        wish = self.settings
+        if wish.box == 0 and wish.pool == "none":
             return heat_BKhw
         grey, content = self._on_device(images)
-        return box_mean(upsample(heat_BKhw, grey.shape[-1]), self.settings.box, content)
+        heat_BKSS = _on_grid(heat_BKhw, grey.shape[-1])
+        if wish.box > 0:
+            heat_BKSS = box_mean(heat_BKSS, wish.box, content)
+        if wish.pool == "superpixels":
+            region_BSS = superpixels(images.grey, images.content, wish.regions)
+            return pooled(heat_BKSS, torch.from_numpy(region_BSS).to(self.device))
+        if wish.pool == "edges":
+            return edge_aware(heat_BKSS, grey, content, GUIDE_REACH, GUIDE_SMOOTHNESS)
+        return heat_BKSS
 
     def _refined(self, heat_BKhw: Tensor, images: Images) -> Tensor:
         """Spread maps up to the images' boundaries, on IRNet's grid.

@@ -41,7 +41,7 @@ MASK_SCHEMA = pa.schema(
 `peak_*`: the map's first maximum in the frame, null without a usable map; `steps` and
 `completeness_error`: of Integrated Gradients, else null; `status`: "mask",
 "empty" (nothing above the threshold), "not allowed", "flat", or "not finite", which is said of a
-map that is not allowed as well."""
+map that is not allowed as well, and of one that is too far from completeness."""
 
 IGNORED = "ignored"
 """The column of pixels that say nothing, where the settings make some: COCO counts as `counts`."""

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from chexseg_platform import config, plan, starts
 from chexseg_platform.artifacts import Artifact
@@ -21,6 +23,8 @@ from chexseg_platform.data.store import MaskRows, Store, expert_rows, open_store
 from chexseg_platform.findings import FINDINGS
 from chexseg_platform.locks import making
 from chexseg_platform.models import checkpoints
+from chexseg_platform.models.segmenter import SegmenterSpec
+from chexseg_platform.saliency.pseudotable import IGNORED
 from chexseg_platform.stages.classify import weights_folder
 from chexseg_platform.stages.context import Context, Timer
 from chexseg_platform.stages.training import (
@@ -127,7 +131,12 @@ def _labelled(masks: Masks, store: Store, split: str) -> MaskRows:
     """Return the pseudo-labels of a split; classes that are not learned are left out."""
     if masks.pseudolabels is None:
         return MaskRows.empty(masks.classes)
-    return pseudo_rows(store, masks.pseudolabels.tables("masks/"), split, masks.classes)
+    columns = ["image_id", "finding", "known", "counts"]
+    if masks.pseudolabels.manifest["config"].get("ignore"):
+        columns.append(IGNORED)
+    table = masks.pseudolabels.tables("masks/", columns)
+    table = table.filter(pc.is_in(table["finding"], pa.array(masks.classes)))
+    return pseudo_rows(store, table, split, masks.classes)
 
 
 def start_of(
@@ -165,10 +174,18 @@ def load_start(start: tuple[str, Any] | None) -> Start | None:
         return None
     what, source = start
     if what == "encoder":
-        return what, Path(source)
+        return Start(what, Path(source))
     state, meta = checkpoints.load(source.uri if isinstance(source, Artifact) else source)
     checkpoints.require_kind(meta, what.removeprefix("encoder of "))
-    return what, state
+    return Start(what, state, _holds(meta))
+
+
+def _holds(meta: Mapping[str, Any]) -> str:
+    """Say what a checkpoint is of, for a segmenter that it does not fit."""
+    spec = meta.get("spec", {})
+    if meta["kind"] == "segmenter" and spec:
+        return f"It holds {SegmenterSpec.from_dict(spec)}."
+    return f"It holds a {meta['kind']} on {spec['encoder']}." if "encoder" in spec else ""
 
 
 def train_orders(

@@ -11,15 +11,66 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from chexseg_platform import plan
-from chexseg_platform.artifacts import Artifact
+from chexseg_platform.artifacts import Artifact, csv_bytes, fingerprint
 from chexseg_platform.config import Experiment
 from chexseg_platform.stages import records
 from chexseg_platform.stages.context import Context
+from chexseg_platform.stages.families import compare_labels, render, rows_of
 from chexseg_platform.stages.orders import Masks, Order, start_of, train_orders
 from chexseg_platform.stages.relabel import relabel
 from chexseg_platform.stages.segment import Experts
-from chexseg_platform.stages.tracked import Say, classify_tracked, explain_tracked
-from chexseg_platform.tracking import RunRef
+from chexseg_platform.stages.tracked import Say, classify_tracked, explain_tracked, ingest_tracked
+from chexseg_platform.tracking import RunRef, Tracker
+
+
+class UnknownFamily(ValueError):
+    """A family of pseudo-labels that the experiment does not name."""
+
+
+def pretrain(
+    context: Context,
+    experiment: Experiment,
+    families: Sequence[str],
+    tracker: Tracker,
+    say: Say,
+) -> dict[str, Artifact]:
+    """Pre-train on some families, all where none is named; return their segmenters.
+
+    Raises:
+        UnknownFamily: saying which there are.
+    """
+    names = _named(experiment, families)
+    dataset_print = plan.dataset_print(experiment.data, context.workspace)
+    prints = [plan.rounds_of(experiment, name, dataset_print)[-1].segmenter for name in names]
+    key = fingerprint("pretrained", {"of": prints})
+    parent = records.top_run(tracker, experiment, key, f"{experiment.name} pretrain")
+    dataset, experts = ingest_tracked(context, experiment, parent, say)
+    made = {
+        name: pretrain_tracked(context, experiment, name, dataset, experts, parent, say)
+        for name in names
+    }
+    labels = {name: each.labels for name, each in made.items()}
+    split = experiment.evaluation.split
+    found = compare_labels(labels, dataset, split)
+    if found:
+        parent.text("label-families.txt", render(found, split))
+        parent.text("label-families.csv", csv_bytes(rows_of(found)).decode())
+        say(f"\n{render(found, split)}")
+    parent.finish()
+    return {name: each.segmenter for name, each in made.items()}
+
+
+def _named(experiment: Experiment, families: Sequence[str]) -> list[str]:
+    if experiment.pretrain is None:
+        raise UnknownFamily(
+            f"{experiment.name} has no section pretrain: give its families, as "
+            "experiments/doll-phantom.yaml does"
+        )
+    there = list(experiment.pretrain.families)
+    for name in families:
+        if name not in there:
+            raise UnknownFamily(f"{name!r} is no family of pretrain: there is {', '.join(there)}")
+    return list(families) or there
 
 
 class Pretrained(NamedTuple):

@@ -59,7 +59,7 @@ from chexseg_platform.training.batches import (
 )
 from chexseg_platform.training.classification import NothingToLearn
 from chexseg_platform.training.fit import rank_and_world, sum_over_workers
-from chexseg_platform.training.loop import Batch
+from chexseg_platform.training.loop import Batch, Group, one_group
 
 TERMS = ("foreground", "background", "between", "foreground displaced", "background displaced")
 PAIRS_OF_TERM = (0, 1, 2, 0, 1)
@@ -190,6 +190,9 @@ class Boundary:
         return boundary_loss(
             logit, displacement, batch["foreground"], batch["background"], self.settings.radius
         )
+
+    def groups(self) -> list[Group]:
+        return one_group(self.model)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:

@@ -36,7 +36,7 @@ from chexseg_platform.training.batches import (
     step_generator,
 )
 from chexseg_platform.training.fit import rank_and_world, sum_over_workers
-from chexseg_platform.training.loop import Batch
+from chexseg_platform.training.loop import Batch, Group, one_group
 from chexseg_platform.training.metrics import study_auroc
 
 
@@ -129,6 +129,9 @@ class Classification:
         return classification_loss(
             model(batch["image"]), batch["labels"], self.settings.uncertain, self.settings.blank
         )
+
+    def groups(self) -> list[Group]:
+        return one_group(self.model)
 
     def validate(self) -> dict[str, float]:
         """AUROC of each observation, their mean, and the competition mean as the score.

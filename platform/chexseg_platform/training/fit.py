@@ -24,8 +24,11 @@ from chexseg_platform.config import Fit
 from chexseg_platform.models import checkpoints
 from chexseg_platform.models.precision import precision
 from chexseg_platform.training import loop
+from chexseg_platform.training.adapting import has_updates
 
 OPTIMIZER = "optimizer.safetensors"
+STATE = "state.safetensors"
+"""The model as it is trained, where its published weights are not that (`adapting`)."""
 PLACE = "training.json"
 REPORTS_PER_EPOCH = 10
 UNSCORED = 1e-9
@@ -43,6 +46,9 @@ class Task(Protocol):
         """This worker's batch of a step, on the device; a function of the step alone."""
 
     def loss(self, model: nn.Module, batch: loop.Batch) -> Tensor: ...
+
+    def groups(self) -> list[loop.Group]:
+        """What is learned, with each part's share of the learning rate; always in one order."""
 
     def validate(self) -> dict[str, float]:
         """Metrics, the same on every worker; "score" (higher is better) decides what is kept.
@@ -92,6 +98,9 @@ def fit(
     """
     rank, world = rank_and_world()
     model: nn.Module = task.model
+    optimizer = loop.make_optimizer(
+        settings.optimizer, task.groups(), settings.lr, settings.weight_decay
+    )
     if world > 1:
         # Some segmenters leave the deepest layers of their encoder unused; a static graph may.
         model = DistributedDataParallel(
@@ -99,9 +108,6 @@ def fit(
             device_ids=[device.index] if device.type == "cuda" else None,
             static_graph=True,
         )
-    optimizer = loop.make_optimizer(
-        settings.optimizer, model.parameters(), settings.lr, settings.weight_decay
-    )
     history: list[dict[str, float]] = []
     total = max(1, round(settings.epochs * task.steps_per_epoch))
     every = max(1, round(task.steps_per_epoch / settings.validations_per_epoch))
@@ -132,6 +138,7 @@ def fit(
             place = {"step": report.step, "history": history}
             files = {
                 **task.dump(),
+                **_unmerged(task.model),
                 OPTIMIZER: save_tensors(loop.optimizer_tensors(optimizer)),
                 PLACE: json.dumps(place).encode(),
             }
@@ -154,6 +161,14 @@ def _report_every(validate_every: int) -> int:
     return next(n for n in range(wanted, 0, -1) if validate_every % n == 0)
 
 
+def _unmerged(model: nn.Module) -> dict[str, bytes]:
+    """The file that a resumption needs of a model with updates beside its published weights."""
+    if not has_updates(model):
+        return {}
+    state = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
+    return {STATE: save_tensors(state)}
+
+
 def _restore(
     folder: Path,
     model: nn.Module,
@@ -162,6 +177,8 @@ def _restore(
 ) -> int:
     """Put a checkpoint's weights, optimizer state and history back; return its step."""
     state, _ = checkpoints.load(folder)
+    if (folder / STATE).exists():
+        state = load_tensors((folder / STATE).read_bytes())
     checkpoints.load_exactly(model, state, f"The checkpoint {folder}")
     loop.restore_optimizer(optimizer, load_tensors((folder / OPTIMIZER).read_bytes()))
     place = json.loads((folder / PLACE).read_text())

@@ -11,7 +11,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 
 Batch = Mapping[str, Tensor]
+Group = dict[str, Any]
+"""Parameters that learn at one rate: "params", and "factor", its share of the learning rate."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,17 @@ class TrainingDiverged(ValueError):
     """The loss is no longer finite."""
 
 
+def one_group(model: nn.Module) -> list[Group]:
+    """Return all parameters of a model as one group."""
+    return [{"params": list(model.parameters()), "factor": 1.0}]
+
+
 def make_optimizer(
-    name: str, parameters: Iterator[nn.Parameter], lr: float, weight_decay: float
+    name: str, groups: Iterable[Group], lr: float, weight_decay: float
 ) -> torch.optim.Optimizer:
     """Return Adam or AdamW with the papers' betas (0.9, 0.999)."""
     kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    return kinds[name](parameters, lr=lr, weight_decay=weight_decay)
+    return kinds[name](groups, lr=lr, weight_decay=weight_decay)
 
 
 def learning_rate(schedule: str, base: float, step: int, total: int) -> float:
@@ -74,7 +81,8 @@ def train(
             A batch's first entry has one item an image.
         loss_of: scalar loss of a batch.
         report_every: steps between reports; the last step always reports.
-        rate_at: learning rate of a step.
+        rate_at: learning rate of a step; a group of the optimizer's takes its "factor" of it,
+            all where it has none.
         seed_at: of what the model draws in a step, such as dropout.
         autocast: None for float32, or torch.bfloat16.
 
@@ -87,7 +95,7 @@ def train(
     for step, batch in prefetch(batch_at, start, total):
         model.train()
         for group in optimizer.param_groups:
-            group["lr"] = rate_at(step)
+            group["lr"] = rate_at(step) * group.get("factor", 1.0)
         with (
             seeded(device, seed_at(step)),
             torch.autocast(device.type, autocast or torch.bfloat16, enabled=autocast is not None),

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 from torch import Tensor
 
+from chexseg_platform.models.preprocess import content_mask
 from chexseg_platform.saliency.histogram import split_histogram
 from chexseg_platform.saliency.threshold import best_threshold, pooled_iou
 
@@ -49,6 +50,7 @@ class PooledIoU:
         *,
         known_BK: Tensor | None = None,
         content_B4: Tensor | None = None,
+        ignored_BKSS: Tensor | None = None,
     ) -> None:
         """Count a batch.
 
@@ -58,14 +60,30 @@ class PooledIoU:
             known_BK: bool, channels that the truth labels; None for all.
             content_B4: integer (top, bottom, left, right) of the image inside its frame; padding
                 is not counted.
+            ignored_BKSS: bool, pixels that say nothing and are not counted; None for none.
         """
-        self.counts_2KT += split_histogram(
-            probability_BKSS.float(),
-            truth_BKSS.bool(),
-            content_B4=content_B4,
-            counted_BK=known_BK,
-            bins=self.bins,
-        ).to(self.counts_2KT.device)
+        unit_BKSS, truth = probability_BKSS.float(), truth_BKSS.bool()
+        if ignored_BKSS is None:
+            counts = split_histogram(
+                unit_BKSS, truth, content_B4=content_B4, counted_BK=known_BK, bins=self.bins
+            )
+        else:
+            kept_BKSS = ~ignored_BKSS
+            if known_BK is not None:
+                kept_BKSS &= known_BK[:, :, None, None]
+            if content_B4 is not None:
+                kept_BKSS &= content_mask(content_B4, *kept_BKSS.shape[2:])[:, None]
+            counts = self._counts_of(kept_BKSS, unit_BKSS, truth)
+        self.counts_2KT += counts.to(self.counts_2KT.device)
+
+    def _counts_of(self, kept_BKSS: Tensor, unit_BKSS: Tensor, truth_BKSS: Tensor) -> Tensor:
+        """Count chosen pixels only: those of a class, picked out, are an image of one row."""
+        each = []
+        for k in range(kept_BKSS.shape[1]):
+            kept = kept_BKSS[:, k]
+            rows = (values[:, k][kept][None, None, None] for values in (unit_BKSS, truth_BKSS))
+            each.append(split_histogram(*rows, bins=self.bins))
+        return torch.cat(each, dim=1)
 
     def curve(self) -> Tensor:
         """IoU (K, bins), float64 on the CPU; NaN for a class without a positive pixel."""

@@ -9,16 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from chexseg_platform import config
 from chexseg_platform.data.mix import Batches, Mix
 from chexseg_platform.data.store import MaskRows, Store
 from chexseg_platform.findings import FINDINGS, mirrored
+from chexseg_platform.models import checkpoints
 from chexseg_platform.models.batch import forward_batch
 from chexseg_platform.models.checkpoints import State
 from chexseg_platform.models.encoder import load_weights
@@ -32,6 +34,12 @@ from chexseg_platform.models.segmenter import (
     load_encoder,
     load_segmenter_weights,
 )
+from chexseg_platform.training.adapting import (
+    adapt,
+    merged_state,
+    parameter_groups,
+    trained_share,
+)
 from chexseg_platform.training.augment import prepare
 from chexseg_platform.training.batches import (
     augment_of,
@@ -41,12 +49,24 @@ from chexseg_platform.training.batches import (
     step_generator,
 )
 from chexseg_platform.training.fit import rank_and_world, sum_over_workers
-from chexseg_platform.training.loop import Batch
-from chexseg_platform.training.losses import loss_by_name
+from chexseg_platform.training.loop import Batch, Group
+from chexseg_platform.training.losses import Loss, loss_by_name
 from chexseg_platform.training.metrics import PooledIoU
+from chexseg_platform.training.weighting import balanced_weights
 
-Start = tuple[str, State | Path]
-"""Where first weights come from: a kind, and a state or a folder."""
+
+class Start(NamedTuple):
+    """Where first weights come from.
+
+    Attributes:
+        kind: "segmenter": all but a head of other channels; any other: the encoder alone.
+        state: of a model, or the folder of an encoder that was fetched.
+        holds: what model that is, in words, for whoever takes another.
+    """
+
+    kind: str
+    state: State | Path
+    holds: str = ""
 
 
 def spec_of(settings: config.Segmenter, classes: tuple[str, ...] = FINDINGS) -> SegmenterSpec:
@@ -72,26 +92,31 @@ def initial_model(
     Args:
         size: side of its images.
         seed: of the random weights.
-        start: ("encoder", folder of `fetch_weights`), ("classifier", its state) or
-            ("segmenter", its state, whose head stays out where it has other channels); None for
-            random weights.
+        start: None for random weights.
         classes: of the masks.
 
     Raises:
-        WrongArchitecture: naming the first tensor that does not fit.
+        WrongArchitecture: naming the first tensor that does not fit, and what would.
     """
     torch.manual_seed(seed)
     model = build_segmenter(spec_of(settings, classes))
     check_size(model, 1, size)
     if start is not None:
-        kind, state = start
+        _load_start(model, start)
+    return model
+
+
+def _load_start(model: nn.Module, start: Start) -> None:
+    kind, state, holds = start
+    try:
         if isinstance(state, Path):
             load_weights(encoder_of(model), state)
         elif kind == "segmenter":
             load_segmenter_weights(model, state)
         else:
             load_encoder(model, state)
-    return model
+    except checkpoints.WrongArchitecture as error:
+        raise checkpoints.WrongArchitecture(f"{error} {holds}".strip()) from None
 
 
 def mix_of(settings: config.Segmenter, expert: int, pseudo: int, seed: int) -> Mix:
@@ -103,6 +128,16 @@ def mix_of(settings: config.Segmenter, expert: int, pseudo: int, seed: int) -> M
         draws=settings.epoch_images,
         max_repeats=settings.max_repeats,
         seed=seed,
+    )
+
+
+def loss_of(settings: config.Segmenter, items: MaskRows, size: int, device: torch.device) -> Loss:
+    """Return the loss with its weights: those of classes follow from the rows to learn from."""
+    weight_K = None
+    if settings.class_weight == "balanced":
+        weight_K = balanced_weights(items, size).to(device)
+    return loss_by_name(
+        settings.loss, weight_K=weight_K, background_weight=settings.background_weight
     )
 
 
@@ -138,10 +173,12 @@ class Segmentation:
         self.classes = self.items.classes
         assert valid.classes == self.classes
         self.mirrored = mirrored(self.classes) if settings.augment.flip else None
-        self.model = initial_model(settings, store.size, seed, start, self.classes).to(device)
+        self.model = initial_model(settings, store.size, seed, start, self.classes)
+        adapt(self.model, settings, seed)
+        self.model.to(device)
         self.preprocess: Preprocess = preset("chexpert")
         self.augment = augment_of(settings.augment)
-        self.loss_of = loss_by_name(settings.loss)
+        self.loss_of = loss_of(settings, self.items, store.size, device)
         mix = mix_of(settings, len(expert), len(pseudo), seed)
         self.batches = Batches(mix, settings.batch_size, self.rank, self.world)
         self.steps_per_epoch = self.batches.steps_per_epoch
@@ -150,27 +187,42 @@ class Segmentation:
     def batch(self, step: int) -> Batch:
         items = self.batches.rows(step)
         rows = self.items.rows[items]
-        mask = torch.from_numpy(self.items.decode(items, self.store.size)).to(self.device)
-        image_BCSS, mask_BKSS = prepare(
+        mask_BKSS, ignored_BKSS = self._masks(self.items, items)
+        image_BCSS, moved = prepare(
             image_tensor(self.store, rows, self.device),
-            mask.bool(),
+            mask_BKSS if ignored_BKSS is None else torch.cat((mask_BKSS, ignored_BKSS), dim=1),
             self.preprocess,
             content_B4=content_tensor(self.store, rows, self.device),
             augment=self.augment,
             generator=step_generator(self.seed, step, self.rank),
-            mirrored=self.mirrored,
+            mirrored=self.mirrored if ignored_BKSS is None else _twice(self.mirrored),
         )
-        assert mask_BKSS is not None
+        assert moved is not None
         known = torch.from_numpy(self.items.known[items]).to(self.device)
-        return {"image": image_BCSS, "mask": mask_BKSS, "known": known}
+        batch = {"image": image_BCSS, "mask": moved[:, : len(self.classes)], "known": known}
+        if ignored_BKSS is not None:
+            batch["ignored"] = moved[:, len(self.classes) :]
+        return batch
+
+    def _masks(self, rows: MaskRows, items: NDArray[np.int64]) -> tuple[Tensor, Tensor | None]:
+        """Return masks of some items and, where any has them, their ignored pixels: bool."""
+        mask = torch.from_numpy(rows.decode(items, self.store.size)).to(self.device).bool()
+        ignored = rows.decode_ignored(items, self.store.size)
+        return mask, None if ignored is None else torch.from_numpy(ignored).to(self.device)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        return self.loss_of(model(batch["image"]), batch["mask"], batch["known"])
+        return self.loss_of(
+            model(batch["image"]), batch["mask"], batch["known"], batch.get("ignored")
+        )
+
+    def groups(self) -> list[Group]:
+        return parameter_groups(self.model, self.settings, self.store.size)
 
     @torch.inference_mode()
     def validate(self) -> dict[str, float]:
         """Pooled IoU per class at its best threshold; their mean is the score.
 
+        Channels that an image does not label and pixels that are ignored are not counted.
         Without validation images, or a class among them, there is no score.
         """
         if not len(self.valid):
@@ -181,12 +233,15 @@ class Segmentation:
         mine = np.arange(len(self.valid))[self.rank :: self.world]
         for items in chunks(mine, forward_batch(self.device, self.store.size)):
             rows = self.valid.rows[items]
-            truth = torch.from_numpy(self.valid.decode(items, self.store.size)).to(self.device)
+            truth, ignored = self._masks(self.valid, items)
+            known = torch.from_numpy(self.valid.known[items]).to(self.device)
             content = content_tensor(self.store, rows, self.device)
             probability = predict_batch(
                 self.model, self.preprocess, image_tensor(self.store, rows, self.device), content
             )
-            grid.update(probability, truth, content_B4=content)
+            grid.update(
+                probability, truth, known_BK=known, content_B4=content, ignored_BKSS=ignored
+            )
         sum_over_workers(grid.counts_2KT)
         self.found = _found(self.settings, grid, self.classes)
         named = {f"iou {k}": v for k, v in self.found["iou"].items() if v is not None}
@@ -196,12 +251,20 @@ class Segmentation:
         return {"score": mean, "miou": mean, **named}
 
     def dump(self) -> dict[str, bytes]:
-        return dump_segmenter(
-            self.model,
-            spec_of(self.settings, self.classes),
-            self.preprocess,
-            {"size": self.store.size, **self.found},
-        )
+        extra: dict[str, Any] = {"size": self.store.size, **self.found}
+        if self.settings.adapt != "full":
+            trained, parameters = trained_share(self.model)
+            extra |= {"trained parameters": trained, "parameters": parameters}
+        spec = spec_of(self.settings, self.classes)
+        state = merged_state(self.model)
+        return dump_segmenter(self.model, spec, self.preprocess, extra, state=state)
+
+
+def _twice(mirrored: Sequence[int] | None) -> list[int] | None:
+    """Return where channels go that stand twice, once as masks and once as ignored pixels."""
+    if mirrored is None:
+        return None
+    return [*mirrored, *(len(mirrored) + place for place in mirrored)]
 
 
 def fixed_thresholds(settings: config.Segmenter, classes: Sequence[str]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from chexseg_platform.artifacts import CorruptArtifact
 from chexseg_platform.data import geometry, masks
 from chexseg_platform.data.store import (
     MaskRows,
+    UnknownClass,
     cache_folder,
     expert_rows,
     open_store,
@@ -115,6 +116,57 @@ def test_pseudo_rows_stay_with_their_images(tiny_store):
     assert decoded.sum() == square.sum()
     assert found.known[place].nonzero()[0].tolist() == [EDEMA]
     assert found.known[1 - place].nonzero()[0].tolist() == [CARDIOMEGALY]
+
+
+def square(*sides):
+    mask = np.zeros((32, 32), bool)
+    mask[slice(*sides), slice(*sides)] = True
+    return mask
+
+
+def with_ignored(rows):
+    return pseudo_table([row[:4] for row in rows]).append_column(
+        "ignored", pa.array([row[4] for row in rows], pa.string())
+    )
+
+
+def test_pixels_that_say_nothing_stay_with_their_masks(tiny_store):
+    train = tiny_store.rows("train")
+    first, second = (tiny_store.ids[row] for row in train[[5, 2]])
+    mask, unsure = masks.encode(square(3, 9)), masks.encode(square(9, 14))
+    table = with_ignored([
+        (first, "Edema", True, mask, unsure),
+        (first, "Cardiomegaly", True, None, None),
+        (second, "Edema", True, None, None),
+    ])  # fmt: skip
+    found = pseudo_rows(tiny_store, table, "train")
+    assert found.rows.tolist() == [train[2], train[5]]
+    assert found.ignored == ({}, {"Edema": unsure})
+    decoded = found.decode_ignored(np.array([1, 0]), 32)
+    assert decoded.dtype == bool
+    np.testing.assert_array_equal(decoded[0, EDEMA], square(9, 14))
+    assert decoded.sum() == 25
+    assert found.decode_ignored(np.array([0, 0]), 32) is None
+
+    drawn = expert_rows(tiny_store, tiny_store.rows("valid"))
+    assert drawn.ignored == ({},) * 8
+    assert drawn.decode_ignored(np.arange(8), 32) is None
+    both = MaskRows.join(drawn, found)
+    assert both.decode_ignored(np.arange(9), 32) is None
+    np.testing.assert_array_equal(both.decode_ignored(np.array([9]), 32)[0], decoded[0])
+    assert MaskRows.empty().decode_ignored(np.arange(0), 32) is None
+
+
+def test_pseudo_rows_of_other_classes(tiny_store):
+    image = tiny_store.ids[tiny_store.rows("train")[0]]
+    table = pseudo_table([(image, "Pneumonia", True, masks.encode(square(1, 5)))])
+    found = pseudo_rows(tiny_store, table, "train", ("Edema", "Pneumonia"))
+    assert found.classes == ("Edema", "Pneumonia")
+    assert found.known.tolist() == [[False, True]]
+    np.testing.assert_array_equal(found.decode(np.arange(1), 32)[0, 1], square(1, 5))
+    assert pseudo_rows(tiny_store, table, "valid", ("Pneumonia",)).known.shape == (0, 1)
+    with pytest.raises(UnknownClass, match="'Pneumonia', which is not among"):
+        pseudo_rows(tiny_store, table, "train")
 
 
 def test_no_pseudo_label_is_an_empty_set(tiny_store):

@@ -8,9 +8,17 @@ from chexseg_platform.data import masks
 from chexseg_platform.findings import FINDING_TO_OBSERVATION, FINDINGS, OBSERVATIONS
 from chexseg_platform.models.classifier import Classifier, ClassifierSpec
 from chexseg_platform.models.preprocess import Preprocess
+from chexseg_platform.saliency.boost import edge_aware, ignore_band, pooled, superpixels
 from chexseg_platform.saliency.pseudolabel import PseudoLabeller, tune_thresholds
-from chexseg_platform.saliency.pseudotable import IMAGE_SCHEMA, MAP_SCHEMA, MASK_SCHEMA, Images
+from chexseg_platform.saliency.pseudotable import (
+    IGNORED,
+    IMAGE_SCHEMA,
+    MAP_SCHEMA,
+    MASK_SCHEMA,
+    Images,
+)
 from chexseg_platform.saliency.seedlabel import SEED_SCHEMA, SeedLabeller
+from chexseg_platform.saliency.seeds import GUIDE_REACH, GUIDE_SMOOTHNESS
 from chexseg_platform.saliency.threshold import box_mean, heat_to_mask, upsample
 from torch import nn
 
@@ -507,3 +515,51 @@ def test_seeds_of_allowed_maps():
     assert (second["finding"], second["foreground"], second["background"]) == (
         "Pneumothorax", None, None,
     )  # fmt: skip
+
+
+def test_maps_are_fitted_to_the_image():
+    batch = images(corner(), 255 - corner(), content=[[0, 32, 0, 32], [4, 28, 0, 32]])
+    content = torch.from_numpy(batch.content)
+    boxed = labeller(EDEMA_ONLY, box=0.2).explain(batch).heat_BKhw
+    region = torch.from_numpy(superpixels(batch.grey, batch.content, 20))
+    made = labeller(EDEMA_ONLY, box=0.2, pool="superpixels", regions=20).explain(batch).heat_BKhw
+    assert torch.equal(made, pooled(boxed, region))
+    grey = torch.from_numpy(batch.grey)
+    plain = upsample(labeller(EDEMA_ONLY).explain(batch).heat_BKhw, SIZE)
+    made = labeller(EDEMA_ONLY, pool="edges").explain(batch).heat_BKhw
+    wanted = edge_aware(plain, grey, content, GUIDE_REACH, GUIDE_SMOOTHNESS)
+    assert torch.equal(made, wanted)
+    row = by_finding(labeller(EDEMA_ONLY, pool="superpixels", regions=20)(batch)[0])["Edema"]
+    mask = masks.decode(row["counts"], SIZE, SIZE).astype(bool)
+    inside = region[0].numpy()
+    # A superpixel is in the mask as a whole, or not at all.
+    assert all(mask[inside == n].all() or not mask[inside == n].any() for n in np.unique(inside))
+
+
+def test_a_band_around_a_mask_says_nothing():
+    table, _ = labeller(EDEMA_ONLY, ignore=0.07)(images(corner()))
+    rows = by_finding(table)
+    mask, band = (
+        masks.decode(rows["Edema"][name], SIZE, SIZE).astype(bool) for name in ("counts", IGNORED)
+    )
+    wanted = ignore_band(mask[None, None], 0.07, np.array([[0, SIZE, 0, SIZE]]))[0, 0]
+    np.testing.assert_array_equal(band, wanted)
+    assert band.any()
+    assert rows["Pneumothorax"][IGNORED] is None
+    assert IGNORED not in labeller(EDEMA_ONLY)(images(corner()))[0].column_names
+
+
+def test_a_map_far_from_completeness_is_no_label():
+    wish = {"method": "integrated-gradients", "integrated": {"steps": 1, "tolerance": None}}
+    # A bias that lets the score bend: one step is not enough.
+    model = classifier({"Edema": (2.0, 0.0)}, bias=-1.0)
+    settings = {**wish, "explain": "probability"}
+    batch = images(corner())
+    known = by_finding(labeller(model, **settings)(batch)[0])["Edema"]
+    error = known["completeness_error"]
+    assert error > 0
+    assert known["known"]
+    for limit, kept in ((2 * error, True), (error / 2, False)):
+        row = by_finding(labeller(model, completeness=limit, **settings)(batch)[0])["Edema"]
+        assert (row["known"], row["counts"] is not None) == (kept, kept)
+    assert row["status"] == "not finite"

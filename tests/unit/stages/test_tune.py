@@ -11,7 +11,7 @@ from chexseg_platform.config import Experiment, Resources, Tune
 from chexseg_platform.evaluation.bootstrap import Estimate
 from chexseg_platform.plan import SEGMENTER, SWEEP, Plan
 from chexseg_platform.points import Trial
-from chexseg_platform.stages import tune
+from chexseg_platform.stages import choice, tune
 from chexseg_platform.stages.context import Context
 
 
@@ -54,8 +54,11 @@ def test_only_what_has_no_outcome_is_run_and_each_training_once(
     monkeypatch.setattr(tune, "plan_training", lambda *_: None)
     monkeypatch.setattr(Context, "connect", lambda self: None)
 
+    def order(trial: Trial) -> Any:
+        raise AssertionError("only what is run is ordered")
+
     def states() -> list[str]:
-        outcomes = tune.run_trials(context, Tune(), trials, {}, draft, lambda *_: None)
+        outcomes = tune.run_trials(context, Tune(), trials, order, draft, lambda *_: None)
         assert [outcome.trial for outcome in outcomes] == trials
         return [outcome.state for outcome in outcomes]
 
@@ -125,7 +128,7 @@ def test_a_point_that_lost_its_poor_seeds_does_not_win_by_the_lucky_one() -> Non
 
     scores = {"p 0.9": score(0.60), "p 0.1": score(0.62), "p 0.5": score(0.55)}
     seeds = {"p 0.9": (0, 1, 2), "p 0.1": (0,), "p 0.5": (0, 1, 2)}
-    result: Any = SimpleNamespace(scores={tune.METRIC: scores}, seeds=seeds)
-    assert tune.winner_of(result) == "p 0.9"
+    result: Any = SimpleNamespace(scores={choice.METRIC: scores}, seeds=seeds)
+    assert choice.winner_of(result) == "p 0.9"
     result.seeds = dict.fromkeys(seeds, (0,))
-    assert tune.winner_of(result) == "p 0.1"
+    assert choice.winner_of(result) == "p 0.1"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from chexseg_platform import config
 from chexseg_platform.artifacts import Workspace
 from chexseg_platform.config import Classifier, Fit, Segmenter
 from chexseg_platform.data.mix import Batches, Mix
@@ -17,7 +18,8 @@ from chexseg_platform.models.checkpoints import CorruptCheckpoint, WrongArchitec
 from chexseg_platform.training.augment import Augment, vary_geometry
 from chexseg_platform.training.batches import step_generator
 from chexseg_platform.training.classification import Classification
-from chexseg_platform.training.fit import PLACE, _report_every, fit, rank_and_world
+from chexseg_platform.training.fit import PLACE, STATE, _report_every, fit, rank_and_world
+from chexseg_platform.training.loop import one_group
 from chexseg_platform.training.segmentation import Segmentation
 from safetensors.torch import load as load_tensors
 from torch import nn
@@ -51,6 +53,9 @@ class Tiny:
         logit = model(batch["image"])[:, 0].float()
         return nn.functional.binary_cross_entropy_with_logits(logit, batch["sign"])
 
+    def groups(self):
+        return one_group(self.model)
+
     def validate(self):
         assert not self.model.training
         torch.rand(7)  # whoever draws here must not change the training
@@ -71,10 +76,24 @@ def save(folder: Path, event):
 
 
 def weights(event):
+    """All tensors of a checkpoint, file by file."""
     return {
-        name: load_tensors(event.files[name])
-        for name in ("weights.safetensors", "optimizer.safetensors")
+        name: load_tensors(content)
+        for name, content in event.files.items()
+        if name.endswith(".safetensors")
     }
+
+
+def assert_same_end(resumed, rest):
+    """The same steps, losses and tensors of every file, bit for bit."""
+    assert [e.report.step for e in resumed] == [e.report.step for e in rest]
+    assert [e.report.loss for e in resumed] == [e.report.loss for e in rest]
+    assert set(weights(resumed[-1])) == set(weights(rest[-1]))
+    for kind, tensors in weights(resumed[-1]).items():
+        wanted = weights(rest[-1])[kind]
+        assert set(tensors) == set(wanted)
+        for name, value in tensors.items():
+            assert torch.equal(value, wanted[name]), name
 
 
 @pytest.mark.parametrize("cut", [0, 1, 2])
@@ -89,13 +108,7 @@ def test_a_training_that_was_cut_off_is_bit_for_bit_the_same(tmp_path, cut):
     torch.manual_seed(1234)
     resumed = list(fit(again, SETTINGS, CPU, resume=checkpoint))
     rest = whole[-len(resumed) :]
-    assert [e.report.step for e in resumed] == [e.report.step for e in rest]
-    assert [e.report.loss for e in resumed] == [e.report.loss for e in rest]
-    for kind, tensors in weights(resumed[-1]).items():
-        wanted = weights(rest[-1])[kind]
-        assert set(tensors) == set(wanted)
-        for name, value in tensors.items():
-            assert torch.equal(value, wanted[name]), name
+    assert_same_end(resumed, rest)
     losses = [
         [row["loss"] for row in json.loads(e.files[PLACE])["history"]]
         for e in (resumed[-1], rest[-1])
@@ -184,8 +197,52 @@ def test_outside_a_group_there_is_one_worker():
     assert rank_and_world() == (0, 1)
 
 
+ADAPTED = {
+    "low-rank": {"adapt": "low-rank", "rank": 2, "layer_decay": 0.5},
+    "frozen": {"adapt": "frozen-encoder", "layer_decay": 0.5},
+}
+
+
+def adapted(store, way, **fields):
+    """A segmenter's training that does not train all of it."""
+    drawn = expert_rows(store, store.rows("valid"))
+    settings = Segmenter(
+        encoder="tu-test_resnet", architecture="Unet", lr=1e-2, batch_size=4,
+        expert_probability=1.0, options={"decoder_channels": [32, 32, 16, 16, 16]},
+        **ADAPTED[way], **fields,
+    )  # fmt: skip
+    sets = {"expert": drawn, "pseudo": MaskRows.empty(), "valid": drawn}
+    return Segmentation(settings, store, **sets, seed=5, device=CPU)
+
+
+@pytest.mark.parametrize("way", ADAPTED)
+def test_a_training_of_some_parameters_goes_on_bit_for_bit(tiny_store, tmp_path, way):
+    fields = {"epochs": 3.0, "schedule": "cosine", "augment": config.Augment(rotate=10.0)}
+    task = adapted(tiny_store, way, **fields)
+    whole = list(fit(task, task.settings, CPU))
+    checkpoint = save(tmp_path / "c", next(e for e in whole if e.files))
+    assert (checkpoint / STATE).exists() == (way == "low-rank")
+    again = adapted(tiny_store, way, **fields)
+    with torch.no_grad():
+        for parameter in again.model.parameters():
+            parameter.zero_()
+    torch.manual_seed(1234)
+    resumed = list(fit(again, again.settings, CPU, resume=checkpoint))
+    assert len(resumed) == 4
+    assert_same_end(resumed, whole[-4:])
+    assert resumed[-1].metrics["score"] == whole[-1].metrics["score"]
+
+
+def test_a_checkpoint_of_updates_fits_no_plain_training(tiny_store, tmp_path):
+    task = adapted(tiny_store, "low-rank", epochs=0.5)
+    checkpoint = save(tmp_path / "c", list(fit(task, task.settings, CPU))[-1])
+    other = adapted(tiny_store, "frozen")
+    with pytest.raises(WrongArchitecture, match="encoder"):
+        next(fit(other, other.settings, CPU, resume=checkpoint))
+
+
 def tasks(store):
-    """A classifier's and a segmenter's training; some segmenters leave layers unused."""
+    """A classifier's and segmenters' trainings; some segmenters leave layers unused."""
     kind = {"encoder": "tu-test_resnet", "lr": 1e-3, "epochs": 1.0}
     drawn = expert_rows(store, store.rows("valid"))
     segmenter = Segmenter(
@@ -196,7 +253,8 @@ def tasks(store):
     classify = Classification(Classifier(**kind, batch_size=8), store, seed=5, device=CPU)
     segment = Segmentation(segmenter, store, **sets, seed=5, device=CPU)
     segment.model.add_module("unused", nn.Linear(2, 2))
-    return {"classify": classify, "segment": segment}
+    some = {way: adapted(store, way, epochs=1.0) for way in ADAPTED}
+    return {"classify": classify, "segment": segment, **some}
 
 
 def trained(task):
@@ -243,7 +301,7 @@ def one_and_two(tiny_dataset, tiny_store, together, tmp_path_factory):
     return [alone, *(json.loads(output) for output in outputs)]
 
 
-@pytest.mark.parametrize("task", ["classify", "segment"])
+@pytest.mark.parametrize("task", ["classify", "segment", *ADAPTED])
 def test_two_workers_see_the_draws_of_one(one_and_two, task):
     one, first, second = (told[task]["drawn"] for told in one_and_two)
     assert len(one) == len(first) == 2
@@ -252,7 +310,7 @@ def test_two_workers_see_the_draws_of_one(one_and_two, task):
         assert whole[1::2] == right
 
 
-@pytest.mark.parametrize("task", ["classify", "segment"])
+@pytest.mark.parametrize("task", ["classify", "segment", *ADAPTED])
 def test_two_workers_find_what_one_finds(one_and_two, task):
     one, first, second = (told[task] for told in one_and_two)
     assert first["before"] == second["before"]
@@ -260,7 +318,7 @@ def test_two_workers_find_what_one_finds(one_and_two, task):
     assert np.isfinite(list(one["metrics"].values())).all()
 
 
-@pytest.mark.parametrize("task", ["classify", "segment"])
+@pytest.mark.parametrize("task", ["classify", "segment", *ADAPTED])
 def test_workers_end_with_the_same_model_and_judge_the_one_that_is_kept(one_and_two, task):
     _, first, second = (told[task] for told in one_and_two)
     assert first["weights"] == second["weights"]

@@ -8,6 +8,7 @@ from chexseg_platform.training.loop import (
     TrainingDiverged,
     learning_rate,
     make_optimizer,
+    one_group,
     optimizer_tensors,
     prefetch,
     restore_optimizer,
@@ -73,6 +74,22 @@ def test_every_step_has_its_batch_and_rate_and_the_training_mode():
     assert seen == [(2, 0.25, True), (3, 0.375, True), (4, 0.5, True)]
 
 
+def test_groups_learn_at_their_share_of_the_rate():
+    model = nn.ModuleList([Weight(), Weight()])
+    groups = [
+        {"params": list(one.parameters()), "factor": factor}
+        for one, factor in zip(model, (1.0, 0.25), strict=True)
+    ]
+    steps = train(
+        model, torch.optim.SGD(groups, lr=9.0), lambda _: {"x": torch.ones(2)},
+        lambda m, b: m[0](b["x"]).mean() + m[1](b["x"]).mean(),
+        total=2, report_every=2, rate_at=lambda step: 0.1 * (step + 1), seed_at=lambda s: s,
+    )  # fmt: skip
+    list(steps)
+    # Each gradient is 1: the first goes down by 0.1 + 0.2, the second by a quarter of that.
+    assert [one.w.item() for one in model] == pytest.approx([0.7, 0.925])
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_stops_with_advice(bad):
     model = Weight()
@@ -104,7 +121,7 @@ def test_bfloat16_is_used_where_asked():
         return out.float().square().mean()
 
     for autocast in (None, torch.bfloat16):
-        optimizer = make_optimizer("adamw", model.parameters(), 0.01, 0.0)
+        optimizer = make_optimizer("adamw", one_group(model), 0.01, 0.0)
         (report,) = train(
             model, optimizer, lambda _: {"x": torch.ones(2, 4)}, loss_of,
             total=3, report_every=3, rate_at=lambda _: 0.01, seed_at=lambda s: s, autocast=autocast,
@@ -115,9 +132,8 @@ def test_bfloat16_is_used_where_asked():
 
 
 def test_optimizers_are_the_papers():
-    parameters = list(Weight().parameters())
-    adam = make_optimizer("adam", iter(parameters), 1e-3, 0.0)
-    adamw = make_optimizer("adamw", iter(parameters), 1e-3, 0.1)
+    adam = make_optimizer("adam", one_group(Weight()), 1e-3, 0.0)
+    adamw = make_optimizer("adamw", one_group(Weight()), 1e-3, 0.1)
     assert (type(adam), type(adamw)) == (torch.optim.Adam, torch.optim.AdamW)
     for optimizer in (adam, adamw):
         assert optimizer.param_groups[0]["betas"] == (0.9, 0.999)
@@ -136,7 +152,7 @@ def test_an_optimizer_goes_on_as_if_never_stopped(name):
             model(inputs[number]).square().mean().backward()
             optimizer.step()
 
-    optimizer = make_optimizer(name, model.parameters(), 0.01, 0.1)
+    optimizer = make_optimizer(name, one_group(model), 0.01, 0.1)
     steps(optimizer, range(3))
     kept = {k: v.clone() for k, v in optimizer_tensors(optimizer).items()}
     assert (kept["0.step"].item(), kept["0.exp_avg"].shape) == (3, (4, 3))
@@ -145,7 +161,7 @@ def test_an_optimizer_goes_on_as_if_never_stopped(name):
     wanted = {k: v.clone() for k, v in model.state_dict().items()}
 
     model.load_state_dict(weights)
-    fresh = make_optimizer(name, model.parameters(), 0.01, 0.1)
+    fresh = make_optimizer(name, one_group(model), 0.01, 0.1)
     restore_optimizer(fresh, kept)
     steps(fresh, range(3, 6))
     for key, value in model.state_dict().items():

@@ -57,6 +57,29 @@ def test_unlabelled_channels_and_padding_are_not_counted() -> None:
     assert torch.equal(metric.counts_2KT, again.counts_2KT)
 
 
+@pytest.mark.parametrize("bins", [20, 1000])
+def test_ignored_pixels_are_not_counted(bins: int) -> None:
+    probability, truth = batch(1)
+    known = torch.rand(4, 3, generator=torch.Generator().manual_seed(2)) < 0.6
+    content = torch.tensor([[0, 16, 2, 14]] * 4)
+    ignored = probability > 0.7
+    ignored[:, 2] = True  # a class of which nothing is left
+    metric = PooledIoU(3, bins)
+    metric.update(probability, truth, known_BK=known, content_B4=content, ignored_BKSS=ignored)
+    kept = ~ignored & known[:, :, None, None]
+    kept[..., :2] = kept[..., 14:] = False
+    wanted = torch.zeros(2, 3, bins, dtype=torch.int64)
+    for b, k, row, column in kept.nonzero().tolist():
+        level = int(probability[b, k, row, column] * bins)
+        wanted[int(truth[b, k, row, column]), k, level] += 1
+    assert torch.equal(metric.counts_2KT, wanted)
+    assert wanted[:, :2].any()
+    plain, none = PooledIoU(3, bins), PooledIoU(3, bins)
+    plain.update(probability, truth)
+    none.update(probability, truth, ignored_BKSS=torch.zeros_like(truth))
+    assert torch.equal(plain.counts_2KT, none.counts_2KT)
+
+
 def test_counts_add_up_over_workers() -> None:
     whole, left, right = PooledIoU(3), PooledIoU(3), PooledIoU(3)
     for seed in range(4):

@@ -1,0 +1,145 @@
+"""Fine-tuning tasks by name, and the grid of trainings."""
+
+from pathlib import Path
+
+import pytest
+from chexseg_platform import tasks
+from chexseg_platform.artifacts import Workspace
+from chexseg_platform.config import Experiment
+from chexseg_platform.findings import CLAVICLES, INFECTION, LUNGS, ORGANS, PLACED
+from chexseg_platform.plan import SEGMENTER, Plan, rounds_of
+
+ORGAN_PHANTOM = {"phantom": {"layout": "jsrt"}}
+COVID = {"phantom": {"layout": "covid-qu-ex"}}
+
+
+def experiment(**fields):
+    settings = {
+        "name": "x",
+        "data": {"phantom": {}},
+        "saliency": {"classes": "observations"},
+        "pretrain": {"families": {"doll": {"rounds": 1}, "plain": {}}},
+        "finetune": {"tasks": {"organs": ORGAN_PHANTOM, "covid-infection": COVID}},
+    }
+    return Experiment.model_validate(settings | fields)
+
+
+def names(made, **narrow):
+    return list(tasks.narrowed(made, **narrow).finetune.tasks)
+
+
+def test_tasks_by_name() -> None:
+    made = experiment()
+    assert tasks.narrowed(made, []) is made
+    assert list(tasks.narrowed(made, ["organs"]).finetune.tasks) == ["organs"]
+    narrow = tasks.narrowed(made, ["lungs", "clavicles"]).finetune.tasks
+    assert {name: tasks.classes_of(name, task) for name, task in narrow.items()} == {
+        "lungs": (LUNGS,),
+        "clavicles": (CLAVICLES,),
+    }
+    assert narrow["lungs"].phantom == made.finetune.tasks["organs"].phantom
+    both = {name: tasks.classes_of(name, task) for name, task in made.finetune.tasks.items()}
+    assert both == {"organs": ORGANS, "covid-infection": (INFECTION,)}
+
+
+def test_a_folder_is_a_task(tmp_path: Path) -> None:
+    folder = tmp_path / "my-masks"
+    folder.mkdir()
+    ((name, task),) = tasks.narrowed(experiment(), [str(folder)]).finetune.tasks.items()
+    assert name == "my-masks"
+    assert (task.collections[0].layout, task.collections[0].root) == ("folder", str(folder))
+    assert tasks.classes_of(name, task) is None
+
+
+def test_names_of_nothing_are_refused() -> None:
+    with pytest.raises(tasks.UnknownTask, match=r"Its tasks are organs, .* mean organs\?"):
+        tasks.narrowed(experiment(), ["organ"])
+    only = experiment(finetune={"tasks": {"covid-infection": COVID}})
+    with pytest.raises(tasks.UnknownTask, match="'heart' is no task of this experiment"):
+        tasks.narrowed(only, ["heart"])
+    with pytest.raises(tasks.UnknownTask, match="x has no section finetune"):
+        tasks.settings_of(experiment(finetune=None))
+
+
+def test_the_grid_is_every_task_fraction_start_and_seed(tmp_path: Path) -> None:
+    made = experiment(
+        finetune={
+            "tasks": {"organs": ORGAN_PHANTOM, "covid-infection": COVID},
+            "fractions": [0.1, 1.0],
+            "seeds": [0, 1, 2],
+            "segmenter": {"lr": 2e-3},
+        }
+    )
+    cells = tasks.cells_of(made, Workspace(tmp_path))
+    assert len(cells) == 2 * 2 * 4 * 3
+    assert len({cell.print_ for cell in cells}) == len(cells)
+    assert {cell.settings.lr for cell in cells} == {2e-3}
+    assert {cell.settings.expert_probability for cell in cells} == {1.0}
+    assert {cell.settings.init for cell in cells} == {
+        "random", "classifier", "encoder:doll", "pretrained:doll"
+    }  # fmt: skip
+    assert cells[0].key == "organs 0.1, random, seed 0"
+
+
+def prints(made, workspace):
+    return {cell.key: cell.print_ for cell in tasks.cells_of(made, workspace)}
+
+
+def test_what_a_start_is_made_of_decides_and_nothing_else(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    before = prints(experiment(), workspace)
+    after = prints(experiment(saliency={"classes": "observations", "smallest": 0.01}), workspace)
+    changed = {key.split(", ")[1] for key in before if before[key] != after[key]}
+    assert changed == {"doll", "doll encoder"}
+    assert prints(experiment(arms={"mix": {}}, tune={}), workspace) == before
+    longer = prints(experiment(classifier={"epochs": 9}), workspace)
+    changed = {key.split(", ")[1] for key in before if before[key] != longer[key]}
+    assert changed == {"doll", "doll encoder", "classifier encoder"}
+
+
+def test_rounds_follow_from_each_other() -> None:
+    made = experiment()
+    first, second = rounds_of(made, "doll", "d")
+    assert len({*first, *second}) == 4
+    # The same labels and settings: the same segmenter, whatever the family is called.
+    assert rounds_of(made, "plain", "d") == (first,)
+    assert made.family("doll").saliency.names == PLACED
+
+
+def test_an_arm_may_start_from_a_family() -> None:
+    arms = {"mix": {}, "mix from doll": {"init": "pretrained:doll"}}
+    chain = Plan.of(experiment(arms=arms))
+    other = Plan.of(experiment(arms=arms, pretrain={"segmenter": {"epochs": 3}}))
+    pairs = zip(chain.segmenters, other.segmenters, strict=True)
+    assert [training.arm for (training, a), (_, b) in pairs if a != b] == ["mix from doll"]
+
+
+def test_a_grid_says_what_is_done(tmp_path: Path) -> None:
+    made, workspace = experiment(), Workspace(tmp_path)
+    cells = tasks.cells_of(made, workspace)
+    workspace.draft(SEGMENTER, cells[0].print_).finish([], config={}, inputs={})
+    text = tasks.render(made, cells, workspace)
+    assert "Heart, Right Clavicle, Left Clavicle; 4 trainings, 1 finished" in text
+    assert "fractions 1; seeds [0]" in text
+
+
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [
+        ({"pretrain": None}, "starts from encoder:doll, which pretrain.families does not name"),
+        ({"arms": {"a": {"init": "pretrained:dol"}}}, "arms.a starts from .* there is doll, plain"),
+        ({"pretrain": {"segmenter": {"init": "encoder:doll"}}}, "cannot start from itself"),
+        ({"pretrain": {"families": {"a/b": {}}}}, "will not do as a name"),
+        ({"pretrain": {"families": {"doll": {"saliency": {"metod": 1}}}}}, "metod"),
+        ({"finetune": {"tasks": {"organs": {}}}}, "give its phantom or its collections"),
+        ({"finetune": {"tasks": {"organs": {"phantom": {}}}}}, "has organs: give its layout"),
+        (
+            {"finetune": {"tasks": {"organs": ORGAN_PHANTOM}, "segmenter": {"init": "random"}}},
+            "init is what `initialisations` gives",
+        ),
+        ({"finetune": {"tasks": {"organs": ORGAN_PHANTOM}, "fractions": [0.0]}}, "greater than 0"),
+    ],
+)  # fmt: skip
+def test_settings_that_do_not_fit_are_named(fields, match) -> None:
+    with pytest.raises(ValueError, match=match):
+        experiment(**fields)
