@@ -100,13 +100,13 @@ def curves(
             NaN interrupts a line.
     """
     figure, panels = new_figure(1, max(len(series), 1), 4.2, 3.0)
-    styles = _line_looks([name for lines in series.values() for name in lines])
+    styles = line_looks([name for lines in series.values() for name in lines])
     for axes, (metric, lines) in zip(panels, series.items(), strict=False):
         for name, (x, y) in lines.items():
             style = styles[name]
             marker = style.marker if len(x) <= 30 else ""
             axes.plot(x, y, style.line, color=style.colour, marker=marker, ms=3.5, label=name)
-        _tidy(axes, metric, x_label, "")
+        tidy(axes, metric, x_label, "")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if len(lines) > 1:
             axes.legend(frameon=False, fontsize=8)
@@ -114,7 +114,7 @@ def curves(
     return figure
 
 
-def _line_looks(names: Sequence[str]) -> dict[str, Look]:
+def line_looks(names: Sequence[str]) -> dict[str, Look]:
     """A look a line: seeds of an arm look alike, as the arm does in every other figure.
 
     Lines of other names take the looks that are free, so that nine can be told apart.
@@ -199,9 +199,7 @@ def mix_ratio(
             va="top",
             fontsize=8,
         )
-    _tidy(
-        axes, "", "probability of drawing an expert row  (0: pseudo only, 1: expert only)", metric
-    )
+    tidy(axes, "", "probability of drawing an expert row  (0: pseudo only, 1: expert only)", metric)
     figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     return figure
 
@@ -253,9 +251,9 @@ def forest(comparison: Compared, metric: str = "iou_union") -> Figure:
     axes.set_ylim(len(labels) - 0.45, -0.55)
     axes.set_xlim(left=0)
     what = f"{SHORT[metric]}, {100 * comparison.level:g} % intervals by {comparison.cluster}"
-    _tidy(axes, TITLES[metric], f"{what}; in brackets, images with the finding", "", "x")
+    tidy(axes, TITLES[metric], f"{what}; in brackets, images with the finding", "", "x")
     axes.tick_params(axis="y", length=0)
-    handles = [_handle(name, look(name, index)) for index, name in enumerate(methods)]
+    handles = [handle(name, look(name, index)) for index, name in enumerate(methods)]
     if readers in scores:
         handles.append(Line2D([], [], color=PALE, lw=8, label=readers))
     figure.legend(
@@ -281,7 +279,7 @@ def reliability(found: Sequence[Calibration]) -> Figure:
             points = [(x, y) for x, y in pairs if x is not None and y is not None]
             axes.plot(*zip(*points, strict=True), style.line, color=style.colour,
                       marker=style.marker, ms=3)  # fmt: skip
-        _tidy(axes, finding, "", "")
+        tidy(axes, finding, "", "")
         axes.set(xlim=(0, 1), ylim=(0, 1))
     for axes in panels[len(findings) :]:
         axes.set_visible(False)
@@ -289,7 +287,7 @@ def reliability(found: Sequence[Calibration]) -> Figure:
     figure.supylabel("share that is true", fontsize=8, color=INK)
     units = {item.method: item.unit for item in found}
     handles = [
-        _handle(f"{name} ({units[name]}s)", look(name, index)) for index, name in enumerate(methods)
+        handle(f"{name} ({units[name]}s)", look(name, index)) for index, name in enumerate(methods)
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False, fontsize=8)
     return figure
@@ -304,9 +302,7 @@ def new_figure(
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
-def _tidy(
-    axes: Axes, title: str, x_label: str, y_label: str, grid: Literal["x", "y"] = "y"
-) -> None:
+def tidy(axes: Axes, title: str, x_label: str, y_label: str, grid: Literal["x", "y"] = "y") -> None:
     axes.set_title(title, fontsize=9, color=INK, loc="left")
     axes.set_xlabel(x_label, fontsize=8, color=INK)
     axes.set_ylabel(y_label, fontsize=8, color=INK)
@@ -333,5 +329,5 @@ def _whisker(axes: Axes, height: float, found: Estimate, style: Look) -> None:
     axes.plot(found.value, height, style.marker, color=style.colour, ms=4.5)
 
 
-def _handle(name: str, style: Look) -> Line2D:
+def handle(name: str, style: Look) -> Line2D:
     return Line2D([], [], color=style.colour, marker=style.marker, lw=1.6, ms=4.5, label=name)

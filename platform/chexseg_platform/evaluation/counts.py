@@ -46,10 +46,10 @@ SCHEMA = pa.schema(
     ]
 )
 """Columns of the count table. Areas are pixels of the original image. `truth` and `intersection`
-are null where no expert read the image, `prediction` and `intersection` where the method says
-nothing of it; `hit` (1, 0) is null where the truth is empty or unknown
-or the method has no heat map; the peak is the heat map's maximum in original pixels; `hd95` is
-null where a mask is empty or unknown, or boundaries were not measured. Sex, age in years and view
+are null where no expert says anything of the finding, `prediction` and `intersection` where the
+method says nothing of it; `hit` (1, 0) is null where the truth is empty or unknown or the method
+has no heat map; the peak is the heat map's maximum in original pixels; `hd95` is null where a mask
+is empty or unknown, or boundaries were not measured. Sex, age in years and view
 ("AP", "PA", or "frontal", "lateral" where no more is known) are null where the data lack them."""
 
 
@@ -108,6 +108,7 @@ class ImageMasks:
     Attributes:
         truth: finding -> run-length string; None if no expert read the image. A finding that is
             not in it was read and is empty. `prediction` likewise; None if the method says nothing.
+        unread: findings of which the expert says nothing, of an image that was read.
         unsaid: findings of which the method says nothing, of an image that it has.
         peaks: finding -> (y, x) of the heat map's maximum, original pixels.
         hits: finding -> 1, 0 or None, from `hits.py`.
@@ -116,6 +117,7 @@ class ImageMasks:
     image: ImageFacts
     truth: Mapping[str, str] | None
     prediction: Mapping[str, str] | None
+    unread: Collection[str] = ()
     unsaid: Collection[str] = ()
     peaks: Mapping[str, tuple[int, int]] | None = None
     hits: Mapping[str, int | None] | None = None
@@ -134,13 +136,16 @@ def count_images(
 
     Args:
         boundary: measure the distance of outlines too, which takes most of the time.
+        findings: what is counted; structures by the names that the masks have.
 
     Raises:
         CorruptPair: run lengths that are no mask of their image's size.
+        UnknownFinding: for a mask whose name is none of the findings and no alias of an
+            observation.
     """
     pairs = [
         (drawn, finding, (drawn.truth or {}).get(finding), (drawn.prediction or {}).get(finding))
-        for drawn in map(_canonical, images)
+        for drawn in (_canonical(image, findings) for image in images)
         for finding in findings
     ]
     sides = np.array([(pair[0].image.height, pair[0].image.width) for pair in pairs]).reshape(-1, 2)
@@ -153,18 +158,22 @@ def count_images(
     )
 
 
-def _canonical(drawn: ImageMasks) -> ImageMasks:
+def _canonical(drawn: ImageMasks, findings: Sequence[str]) -> ImageMasks:
     truth, prediction = (
-        None if masks is None else {canonical(key): value for key, value in masks.items()}
+        None if masks is None else {_name(key, findings): value for key, value in masks.items()}
         for masks in (drawn.truth, drawn.prediction)
     )
     return replace(drawn, truth=truth, prediction=prediction)
 
 
+def _name(key: str, findings: Sequence[str]) -> str:
+    return key if key in findings else canonical(key)
+
+
 def _row(
     drawn: ImageMasks, finding: str, counts: Sequence[int], distance: float | None
 ) -> dict[str, Any]:
-    read = drawn.truth is not None
+    read = drawn.truth is not None and finding not in drawn.unread
     said = drawn.prediction is not None and finding not in drawn.unsaid
     peak_y, peak_x = (drawn.peaks or {}).get(finding, (None, None))
     return asdict(drawn.image) | {

@@ -2,27 +2,31 @@
 
 A classifier may be good long before its maps are. So every pseudo-label run is compared with the
 expert masks of the validation images, at model size: how often a map's maximum lies in the mask
-(beside the share of the image that the masks cover, which is what a dart would hit), and how well
-the masks that were cut overlap.
+(beside the share of the image that the masks cover, which is what a dart would hit), how well the
+masks that were cut overlap, and how many of their pixels are right and of the experts' are found.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from chexseg_platform.data.overlaps import overlaps
 from chexseg_platform.evaluation.hits import inside
-from chexseg_platform.evaluation.tables import grid, without_zeros
+from chexseg_platform.evaluation.tables import NOTHING, grid, without_zeros
+from chexseg_platform.evaluation.truth import known_classes
 from chexseg_platform.findings import FINDINGS
 
 COLUMNS = ["image_id", "finding", "counts", "peak_row", "peak_column"]
 Drawn = Mapping[str, Mapping[str, str]]
-"""Image -> finding -> COCO counts at model size; images that no expert read are absent."""
+"""Image -> finding -> COCO counts at model size; images that no expert read are absent.
+
+What an absent entry means is said in `truth.py`: one of the ten findings is not there, of any other
+class nothing is known."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,10 @@ class Located:
         chance: mean share of the image that the mask covers.
         iou: mean IoU of the pseudo-masks; 0 where none was made.
         pooled: sum of intersections over sum of unions.
+        precision: share of the pseudo-masks' pixels that are right, all images together on which
+            an expert looked for the finding: a mask where nothing was drawn counts against it.
+            None where no mask was made at all.
+        recall: share of the experts' pixels that the pseudo-masks hold, all images together.
     """
 
     finding: str
@@ -43,9 +51,27 @@ class Located:
     chance: float
     iou: float
     pooled: float
+    precision: float | None
+    recall: float
 
 
-def locate(table: pa.Table, drawn: Drawn, content: Mapping[str, int], size: int) -> list[Located]:
+class _Pair(NamedTuple):
+    """A pseudo-mask beside an expert's: pixels of the first, the second and both."""
+
+    peaked: bool
+    chance: float
+    mine: int
+    covered: int
+    shared: int
+
+
+def locate(
+    table: pa.Table,
+    drawn: Drawn,
+    content: Mapping[str, int],
+    size: int,
+    classes: Sequence[str] = FINDINGS,
+) -> list[Located]:
     """Compare pseudo-labels with expert masks.
 
     Args:
@@ -53,52 +79,73 @@ def locate(table: pa.Table, drawn: Drawn, content: Mapping[str, int], size: int)
         drawn: expert masks.
         content: image -> pixels of its frame that are image and not padding.
         size: side of the frame.
+        classes: what is compared; others in the table are passed over.
 
     Returns:
-        One entry a finding that an expert drew at least once, in the order of FINDINGS.
+        One entry a class that an expert drew at least once, in the order of `classes`.
     """
-    found: dict[str, list[tuple[float, float, int, int]]] = {name: [] for name in FINDINGS}
+    found: dict[str, list[_Pair]] = {name: [] for name in classes}
+    known = {image: frozenset(known_classes(masks, classes)) for image, masks in drawn.items()}
     rows = [
-        (row, drawn[row["image_id"]][row["finding"]])
+        (row, drawn[row["image_id"]].get(row["finding"]))
         for row in table.select(COLUMNS).to_pylist()
-        if row["finding"] in drawn.get(row["image_id"], {})
+        if row["finding"] in known.get(row["image_id"], ())
     ]
     side = np.full(len(rows), size)
     counted = overlaps([row["counts"] for row, _ in rows], [truth for _, truth in rows], side, side)
     for (row, truth), (mine, covered, shared) in zip(rows, counted.tolist(), strict=True):
-        if covered == 0:
-            continue
         peak = row["peak_row"], row["peak_column"]
-        peaked = peak[0] is not None and inside(truth, *peak, height=size, width=size)
+        peaked = (
+            truth is not None
+            and peak[0] is not None
+            and inside(truth, *peak, height=size, width=size)
+        )
         chance = covered / content[row["image_id"]]
-        found[row["finding"]].append((float(peaked), chance, shared, mine + covered - shared))
-    return [_located(name, rows) for name, rows in found.items() if rows]
+        found[row["finding"]].append(_Pair(peaked, chance, mine, covered, shared))
+    return [_located(name, pairs) for name, pairs in found.items() if any(p.covered for p in pairs)]
 
 
-def _located(finding: str, rows: Sequence[tuple[float, float, int, int]]) -> Located:
-    hits, chances, shared, union = zip(*rows, strict=True)
+def _located(finding: str, pairs: Sequence[_Pair]) -> Located:
+    drawn = [pair for pair in pairs if pair.covered]
+    unions = [pair.mine + pair.covered - pair.shared for pair in drawn]
+    shared, made = sum(pair.shared for pair in drawn), sum(pair.mine for pair in pairs)
     return Located(
         finding,
-        images=len(rows),
-        hit=sum(hits) / len(rows),
-        chance=sum(chances) / len(rows),
-        iou=sum(part / whole for part, whole in zip(shared, union, strict=True)) / len(rows),
-        pooled=sum(shared) / sum(union),
+        images=len(drawn),
+        hit=sum(pair.peaked for pair in drawn) / len(drawn),
+        chance=sum(pair.chance for pair in drawn) / len(drawn),
+        iou=sum(p.shared / union for p, union in zip(drawn, unions, strict=True)) / len(drawn),
+        pooled=shared / sum(unions),
+        precision=shared / made if made else None,
+        recall=shared / sum(pair.covered for pair in drawn),
     )
 
 
-def lines(located: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the table as a person reads it, with the means over findings last."""
+def lines(located: Sequence[Mapping[str, Any]], *, more: bool = False) -> list[str]:
+    """Return the table as a person reads it, with the means over findings last.
+
+    Args:
+        located: entries of `locate` as dictionaries.
+        more: with precision and recall; the mean precision is of the findings that have one.
+    """
     if not located:
         return []
-    rows = [[item["finding"], str(item["images"]), *_figures(item)] for item in located]
-    means = {key: sum(item[key] for item in located) / len(located) for key in KEYS}
-    header = ["Finding", "images", "hit rate", "chance", "mIoU", "pooled"]
-    return grid(header, [*rows, ["Mean", "", *_figures(means)]])
+    columns = COLUMN_OF | MORE_COLUMNS if more else COLUMN_OF
+    rows = [[item["finding"], str(item["images"]), *_figures(item, columns)] for item in located]
+    means = {key: _mean([item[key] for item in located]) for key in columns}
+    header = ["Finding", "images", *columns.values()]
+    return grid(header, [*rows, ["Mean", "", *_figures(means, columns)]])
 
 
-KEYS = ("hit", "chance", "iou", "pooled")
+COLUMN_OF = {"hit": "hit rate", "chance": "chance", "iou": "mIoU", "pooled": "pooled"}
+MORE_COLUMNS = {"precision": "precision", "recall": "recall"}
 
 
-def _figures(figures: Mapping[str, Any]) -> list[str]:
-    return [without_zeros(f"{figures[key]:.3f}") for key in KEYS]
+def _mean(values: Sequence[float | None]) -> float | None:
+    there = [value for value in values if value is not None]
+    return sum(there) / len(there) if there else None
+
+
+def _figures(figures: Mapping[str, float | None], keys: Iterable[str]) -> list[str]:
+    found = [figures[key] for key in keys]
+    return [NOTHING if value is None else without_zeros(f"{value:.3f}") for value in found]

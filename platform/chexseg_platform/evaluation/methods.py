@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 from chexseg_platform import plan
 from chexseg_platform.artifacts import Artifact
 from chexseg_platform.data import geometry, masks
+from chexseg_platform.data.store import of_classes
 from chexseg_platform.evaluation import hits
 from chexseg_platform.evaluation.calibration import CALIBRATION, bin_rows
 from chexseg_platform.evaluation.counts import ImageFacts, ImageMasks, count_images
 from chexseg_platform.evaluation.segmenting import Frame, Segmenting, full_masks, to_original
+from chexseg_platform.evaluation.truth import Truth, drawn_of, truth_of
 from chexseg_platform.findings import FINDING_TO_OBSERVATION, FINDINGS
 
 COLUMNS = [
@@ -39,7 +41,7 @@ PREDICTIONS = pa.schema(
         ("counts", pa.string()),
     ]
 )
-"""A method's masks: one row an image and finding, COCO counts or null for an empty mask."""
+"""A method's masks: one row an image and class, COCO counts or null for an empty mask."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,9 @@ class Said(NamedTuple):
     """What a method says of an image.
 
     Attributes:
-        masks: finding -> COCO counts at original size; absent means empty.
-        peaks: finding -> pixel of its map's maximum; None without maps.
-        maps_KSS: probabilities of pixels in the frame; None where it has none.
+        masks: class -> COCO counts at original size; absent means empty.
+        peaks: class -> pixel of its map's maximum; None without maps.
+        maps_KSS: probabilities of pixels in the frame, of all classes; None where it has none.
         probability: finding -> probability that the image shows it, where it says so.
     """
 
@@ -68,10 +70,15 @@ class Said(NamedTuple):
 
 
 class Predictor:
-    """A method, loaded: dataset rows in, masks at original resolution out."""
+    """A method, loaded: dataset rows in, masks at original resolution out.
+
+    Attributes:
+        classes: what it can draw, in the order of its maps: a segmenter's own, else the findings.
+    """
 
     def __init__(self, method: Method, dataset: Artifact) -> None:
         self.method, self.size = method, int(dataset.summary["size"])
+        self.classes: tuple[str, ...] = FINDINGS
         if method.source is None or method.source.kind == "pseudolabels":
             return
         files = {
@@ -79,6 +86,7 @@ class Predictor:
             for part in method.source.parts("checkpoints/00/")
         }
         self.segmenting = Segmenting(files, self.size)
+        self.classes = self.segmenting.classes
 
     def predict(self, rows: Sequence[Mapping[str, Any]], shard: str) -> Iterator[Said | None]:
         """Yield what the method says of each row of a shard; None where it says nothing.
@@ -108,8 +116,12 @@ class Predictor:
         if not rows:
             return
         table = self.method.source.table(f"masks/{shard}")
+        wanted = pc.and_(  # there may be pseudo-labels of more observations
+            pc.equal(table["split"], rows[0]["split"]),
+            pc.is_in(table["finding"], pa.array(FINDINGS)),
+        )
         found: dict[str, list[dict[str, Any]]] = {}
-        for item in table.filter(pc.equal(table["split"], rows[0]["split"])).to_pylist():
+        for item in table.filter(wanted).to_pylist():
             found.setdefault(item["image_id"], []).append(item)
         half = np.full(len(FINDINGS), 0.5, dtype=np.float32)
         for row in rows:
@@ -132,18 +144,6 @@ class Predictor:
             yield Said(full_masks(small, half, box), peaks, probability=probability)
 
 
-def drawn_of(row: Mapping[str, Any], column: str) -> dict[str, str] | None:
-    """Return what a reader drew; all empty where nobody drew and the ten labels are 0.
-
-    Both readers of CheXlocalize were given the labels, so an image without a finding is one
-    without masks; an image with a finding and without masks is one that nobody read.
-    """
-    if row[column] is not None:
-        return {item["finding"]: item["counts"] for item in row[column]}
-    absent = all(row["labels"][place] == 0 for place in FINDING_TO_OBSERVATION)
-    return {} if absent else None
-
-
 class Counted(NamedTuple):
     """Tables of a method on some rows: `counts.SCHEMA`, `CALIBRATION` and `PREDICTIONS`."""
 
@@ -153,12 +153,12 @@ class Counted(NamedTuple):
 
 
 def count_rows(predictor: Predictor, table: pa.Table, shard: str, split: str) -> Counted:
-    """Count a method on dataset rows.
+    """Count a method on dataset rows, in every class that it can draw.
 
     Args:
         table: `COLUMNS`, and `small_masks`, the experts' masks in the frame, from the index.
     """
-    method = predictor.method
+    method, classes = predictor.method, predictor.classes
     images: list[ImageMasks] = []
     binned: list[dict[str, Any]] = []
     predicted: list[dict[str, Any]] = []
@@ -166,41 +166,45 @@ def count_rows(predictor: Predictor, table: pa.Table, shard: str, split: str) ->
     for row, said in zip(rows, predictor.predict(rows, shard), strict=True):
         if said is None:
             continue
-        truth = drawn_of(row, "masks")
+        truth = truth_of(row, classes)
         images.append(
             ImageMasks(
                 image=facts_of(row),
-                truth=truth,
+                truth=truth.masks,
                 prediction=said.masks,
+                unread=[name for name in classes if name not in truth.known],
                 peaks=said.peaks,
                 hits=_hits(row, truth, said.peaks, method.source is None),
             )
         )
-        binned += _binned(method, row, said, truth)
+        binned += _binned(method, classes, row, said, truth)
         shape = {"image_id": row["image_id"], "height": row["height"], "width": row["width"]}
-        predicted += [{**shape, "finding": f, "counts": said.masks.get(f)} for f in FINDINGS]
+        predicted += [{**shape, "finding": f, "counts": said.masks.get(f)} for f in classes]
     return Counted(
-        count_images(images, method=method.name, seed=method.seed, split=split),
+        count_images(images, method=method.name, seed=method.seed, split=split, findings=classes),
         pa.Table.from_pylist(binned, schema=CALIBRATION),
         pa.Table.from_pylist(predicted, schema=PREDICTIONS),
     )
 
 
 def _binned(
-    method: Method, row: Mapping[str, Any], said: Said, truth: Mapping[str, str] | None
+    method: Method, classes: Sequence[str], row: Mapping[str, Any], said: Said, truth: Truth
 ) -> Iterator[dict[str, Any]]:
     """Yield rows of the calibration table: of pixels where there are maps, or of the image."""
     place = {"method": method.name, "seed": method.seed, "image_id": row["image_id"]}
     place["patient"] = row["patient"]
-    if said.maps_KSS is not None and truth is not None:
+    if said.maps_KSS is not None:
         box = geometry.Letterbox(row["height"], row["width"], said.maps_KSS.shape[-1])
         inner = geometry.content(box)
+        drawn = {item["finding"]: item["counts"] for item in row["small_masks"] or ()}
         small = {
-            item["finding"]: masks.decode(item["counts"], box.size, box.size)
-            for item in row["small_masks"] or ()
+            name: masks.decode(counts, box.size, box.size)
+            for name, counts in of_classes(drawn, truth.known, box.size).items()
         }
         nothing = np.zeros((box.size, box.size), bool)
-        for finding, map_SS in zip(FINDINGS, said.maps_KSS, strict=True):
+        for finding, map_SS in zip(classes, said.maps_KSS, strict=True):
+            if finding not in truth.known:
+                continue
             true = small.get(finding, nothing)
             for counted in bin_rows(map_SS[inner], true[inner]):
                 yield place | {"unit": "pixel", "finding": finding} | counted
@@ -226,13 +230,14 @@ def facts_of(row: Mapping[str, Any]) -> ImageFacts:
 
 def _hits(
     row: Mapping[str, Any],
-    truth: Mapping[str, str] | None,
+    truth: Truth,
     peaks: Mapping[str, tuple[int, int]] | None,
     readers: bool,
 ) -> dict[str, int | None] | None:
     """Whether the map's peak, or a reader's point, lies in the truth; None without a truth."""
-    if truth is None:
+    if truth.masks is None:
         return None
+    drawn = truth.masks
     height, width = row["height"], row["width"]
     if readers:
         if row["benchmark_points"] is None:
@@ -241,15 +246,15 @@ def _hits(
         for point in row["benchmark_points"]:
             points.setdefault(point["finding"], []).append((point["x"], point["y"]))
         return {
-            name: hits.points_hit(points.get(name, []), truth.get(name), height=height, width=width)
-            for name in FINDINGS
+            name: hits.points_hit(points.get(name, []), drawn.get(name), height=height, width=width)
+            for name in truth.known
         }
     if peaks is None:
         return None
     # A map without a maximum points nowhere: a miss, as a reader without a point has.
     return {
-        name: hits.hit_rle(peaks[name], truth.get(name), height=height, width=width)
+        name: hits.hit_rle(peaks[name], drawn.get(name), height=height, width=width)
         if name in peaks
-        else hits.points_hit([], truth.get(name), height=height, width=width)
-        for name in FINDINGS
+        else hits.points_hit([], drawn.get(name), height=height, width=width)
+        for name in truth.known
     }

@@ -146,7 +146,8 @@ def _publish(
     whole = draft.so_far(parts)
     if whole.parts("predictions/"):
         table = whole.tables("predictions/")
-        parts.append(draft.write("predictions.json", chexlocalize_json(table)))
+        if covers_findings(table):
+            parts.append(draft.write("predictions.json", chexlocalize_json(table)))
     inputs = {"dataset": dataset.fingerprint}
     if method.source:
         inputs[method.source.kind] = method.source.fingerprint
@@ -161,10 +162,20 @@ def _publish(
     )
 
 
+def covers_findings(table: pa.Table) -> bool:
+    """Whether predictions say something of all ten findings, as CheXlocalize's scripts expect."""
+    return not table.num_rows or set(FINDINGS) <= set(table["finding"].unique().to_pylist())
+
+
 def chexlocalize_json(table: pa.Table) -> bytes:
-    """Return predictions in CheXlocalize's own JSON, for its public scripts."""
+    """Return predictions in CheXlocalize's own JSON, for its public scripts.
+
+    Args:
+        table: `PREDICTIONS`; classes besides the ten findings are left out.
+    """
     stream = io.StringIO()
-    write_predictions(stream, _images(table))
+    wanted = pc.is_in(table["finding"], pa.array(FINDINGS))
+    write_predictions(stream, _images(table.filter(wanted)))
     return stream.getvalue().encode()
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from chexseg_platform.evaluation.counts import CountCube, count_table, cube
+from chexseg_platform.evaluation.steps import Trained
 
 
 def make_cube(
@@ -104,3 +107,79 @@ def random_cube() -> Callable[..., CountCube]:
 @pytest.fixture(scope="session")
 def comparison_cube() -> Callable[..., CountCube]:
     return make_comparison_cube
+
+
+def counted_rows(
+    method: str, seed: int, image: int, finding: str, areas: tuple[int | None, int, int | None]
+) -> dict[str, object]:
+    truth, prediction, intersection = areas
+    return {
+        "method": method,
+        "seed": seed,
+        "split": "test",
+        "image_id": f"image{image}",
+        "patient": f"patient{image}",
+        "finding": finding,
+        "height": 40,
+        "width": 50,
+        "truth": truth,
+        "prediction": prediction,
+        "intersection": intersection,
+    }
+
+
+def training(task: str, initialisation: str, fraction: float, seed: int) -> Trained:
+    history = [{"step": 10, "score": 0.5}, {"step": 20, "score": 0.6}]
+    return Trained(
+        task=task,
+        initialisation=initialisation,
+        fraction=fraction,
+        images=7,
+        seed=seed,
+        history=history,
+    )
+
+
+Grid = tuple[list[Trained], pa.Table]
+Areas = tuple[int | None, int, int | None]
+
+
+@pytest.fixture(scope="session")
+def make_grid() -> Callable[..., Grid]:
+    """Hearts from half of the images: initialisation -> per seed, per image, its three areas."""
+
+    def made(runs: dict[str, list[list[Areas]]]) -> Grid:
+        seeds = [
+            (name, seed, areas) for name, all_ in runs.items() for seed, areas in enumerate(all_)
+        ]
+        rows = [
+            counted_rows(name, seed, image, "Heart", areas)
+            for name, seed, images in seeds
+            for image, areas in enumerate(images)
+        ]
+        trained = [training("heart", name, 0.5, seed) for name, seed, _ in seeds]
+        return trained, count_table(rows)
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def make_random_grid() -> Callable[..., Grid]:
+    """Two organs on 12 images from a tenth of them, two seeds; `unknown` images lack a heart."""
+
+    def made(names: list[str], unknown: int = 0) -> Grid:
+        rng = np.random.default_rng(3)
+        truth = rng.integers(100, 900, (12, 2))
+        rows = []
+        for name, seed, image, (k, finding) in product(
+            names, range(2), range(12), enumerate(("Lungs", "Heart"))
+        ):
+            pixels = int(truth[image, k])
+            known = k == 0 or image >= unknown
+            both = int(pixels * rng.uniform(0.4 + 0.1 * names.index(name), 1.0))
+            areas = (pixels, both + 20, both) if known else (None, both + 20, None)
+            rows.append(counted_rows(name, seed, image, finding, areas))
+        trained = [training("organs", name, 0.1, seed) for name in names for seed in range(2)]
+        return trained, count_table(rows)
+
+    return made

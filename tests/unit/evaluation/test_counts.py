@@ -16,6 +16,7 @@ from chexseg_platform.evaluation.counts import (
     count_table,
     cube,
 )
+from chexseg_platform.findings import UnknownFinding
 
 
 def row(**changes: object) -> dict[str, object]:
@@ -82,6 +83,25 @@ def test_rows_tell_unread_and_unsaid_from_empty() -> None:
         (4, None, None), (0, None, None),
         (0, 4, 0), (0, None, None),
     ]  # fmt: skip
+
+
+def test_of_what_is_unread_the_truth_is_null_and_structures_keep_their_names() -> None:
+    mask = encode(np.ones((2, 2), bool))
+    both = {"Lungs": mask, "Heart": mask}
+    rows = counted(
+        image(truth={"Heart": mask}, prediction=both, unread=["Lungs"]),
+        findings=["Lungs", "Heart"],
+    )
+    assert [(r["truth"], r["prediction"], r["intersection"], r["hd95"]) for r in rows] == [
+        (None, 4, None, None),
+        (4, 4, 4, 0.0),
+    ]
+
+
+def test_a_mask_of_what_is_not_counted_is_named() -> None:
+    mask = encode(np.ones((2, 2), bool))
+    with pytest.raises(UnknownFinding, match="Heart"):
+        counted(image(truth={}, prediction={"Heart": mask}), findings=["Lungs"])
 
 
 def test_rows_carry_peaks_hits_and_what_is_known_of_the_image() -> None:

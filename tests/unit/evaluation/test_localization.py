@@ -7,6 +7,7 @@ from chexseg_platform.data.masks import encode
 from chexseg_platform.evaluation.localization import Located, lines, locate
 
 SIZE = 4
+ALL = {"a": 16, "b": 16}
 
 
 def mask(*cells: tuple[int, int]) -> str:
@@ -43,7 +44,42 @@ def test_by_hand() -> None:
         ("unread", "Edema", mask((1, 1)), (1, 1)),
     )
     (found,) = locate(table, drawn, {"a": 16, "b": 8, "c": 16}, SIZE)
-    assert found == Located("Edema", 2, 0.5, (2 / 16 + 1 / 8) / 2, (1 / 3 + 0) / 2, 1 / 4)
+    assert found == Located(
+        "Edema",
+        images=2,
+        hit=0.5,
+        chance=(2 / 16 + 1 / 8) / 2,
+        iou=(1 / 3 + 0) / 2,
+        pooled=1 / 4,
+        precision=1 / 3,  # of two cells on a and one on c, where nothing is drawn
+        recall=1 / 3,  # of two cells on a and one on b
+    )
+
+
+def test_no_mask_at_all_has_no_precision() -> None:
+    (found,) = locate(rows(("a", "Edema", None, (0, 0))), {"a": {"Edema": mask((0, 0))}}, ALL, SIZE)
+    assert (found.precision, found.recall, found.hit) == (None, 0.0, 1.0)
+
+
+def test_classes_say_what_is_compared_and_in_which_order() -> None:
+    drawn = {
+        "a": {"Pneumonia": mask((0, 0)), "Edema": mask((1, 1)), "Fracture": mask((2, 2))},
+        "b": {"Edema": mask((1, 1))},
+    }
+    table = rows(
+        ("a", "Fracture", mask((2, 2)), (2, 2)),
+        ("a", "Edema", mask((1, 1)), (1, 1)),
+        ("a", "Pneumonia", mask((0, 0)), (0, 0)),
+        ("b", "Pneumonia", mask((0, 0)), (0, 0)),  # of it b's expert says nothing
+        ("b", "Edema", None, None),
+    )
+    found = locate(table, drawn, ALL, SIZE, ("Pneumonia", "Fracture", "Edema", "Pleural Other"))
+    assert [(item.finding, item.images, item.precision, item.recall) for item in found] == [
+        ("Pneumonia", 1, 1.0, 1.0),
+        ("Fracture", 1, 1.0, 1.0),
+        ("Edema", 2, 1.0, 0.5),
+    ]
+    assert [item.finding for item in locate(table, drawn, ALL, SIZE)] == ["Edema"]
 
 
 def test_findings_come_in_their_order() -> None:
@@ -65,6 +101,21 @@ def test_the_table_ends_with_means() -> None:
         ["Mean", ".500", ".200", ".300", ".200"],
     ]
     assert lines([]) == []
+
+
+def test_more_columns_are_given_when_asked_for() -> None:
+    shared = {"images": 1, "hit": 1.0, "chance": 0.1, "iou": 0.2, "pooled": 0.4}
+    items = [
+        shared | {"finding": "Edema", "precision": 0.5, "recall": 0.25},
+        shared | {"finding": "Fracture", "precision": None, "recall": 0.0},
+    ]
+    assert [line.split()[-2:] for line in lines(items, more=True)] == [
+        ["precision", "recall"],
+        [".500", ".250"],
+        ["–", ".000"],
+        [".500", ".125"],
+    ]
+    assert lines(items)[0].split()[-1] == "pooled"
 
 
 def test_an_unread_data_set_gives_nothing() -> None:

@@ -23,7 +23,7 @@ from chexseg_platform.data.store import read_index
 from chexseg_platform.evaluation import tables
 from chexseg_platform.evaluation.comparison import Roles, compare
 from chexseg_platform.evaluation.counts import ImageFacts, ImageMasks, count_images, cube
-from chexseg_platform.evaluation.methods import drawn_of
+from chexseg_platform.evaluation.truth import drawn_of
 from chexseg_platform.findings import FINDINGS
 from chexseg_platform.saliency.pseudotable import MAP_SCHEMA, MASK_SCHEMA
 from chexseg_platform.tracking.journal import Journal
