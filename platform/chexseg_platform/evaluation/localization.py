@@ -132,7 +132,7 @@ def lines(located: Sequence[Mapping[str, Any]], *, more: bool = False) -> list[s
         return []
     columns = COLUMN_OF | MORE_COLUMNS if more else COLUMN_OF
     rows = [[item["finding"], str(item["images"]), *_figures(item, columns)] for item in located]
-    means = {key: _mean([item[key] for item in located]) for key in columns}
+    means = {key: mean_of(located, key) for key in columns}
     header = ["Finding", "images", *columns.values()]
     return grid(header, [*rows, ["Mean", "", *_figures(means, columns)]])
 
@@ -141,8 +141,9 @@ COLUMN_OF = {"hit": "hit rate", "chance": "chance", "iou": "mIoU", "pooled": "po
 MORE_COLUMNS = {"precision": "precision", "recall": "recall"}
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    there = [value for value in values if value is not None]
+def mean_of(located: Sequence[Mapping[str, Any]], key: str) -> float | None:
+    """Return the mean of a figure over the classes that have one; None where none has."""
+    there = [item[key] for item in located if item[key] is not None]
     return sum(there) / len(there) if there else None
 
 

@@ -55,12 +55,13 @@ def write_tables(
     """
     found = reduced(experiment, finetuned)
     trained = [item.trained for item in finetuned]
+    curves = plots_efficiency.learning_curves(trained, proposed=found.proposed)
     parts = [
         draft.write("finetuning.txt", efficiency_tables.text(found).encode()),
         draft.write("finetuning.csv", csv_bytes(efficiency_tables.rows(found))),
         draft.write_json("finetuning.json", efficiency_tables.to_json(found)),
-        draft.write("label-efficiency.png", plots.png(plots_efficiency.label_efficiency(found))),
-        draft.write("learning-curves.png", plots.png(plots_efficiency.learning_curves(trained))),
+        draft.write("label-efficiency.png", plots.png(plots_efficiency.label_curves(found))),
+        draft.write("learning-curves.png", plots.png(curves)),
         *_families(draft, experiment, labels, dataset),
     ]
     inputs = {f"evaluation {f.evaluation.fingerprint[:8]}": f.evaluation for f in finetuned}

@@ -9,7 +9,8 @@ import pyarrow.compute as pc
 
 from chexseg_platform.artifacts import Artifact
 from chexseg_platform.data.store import read_index
-from chexseg_platform.evaluation.tables import grid, without_zeros
+from chexseg_platform.evaluation.localization import mean_of
+from chexseg_platform.evaluation.tables import NOTHING, grid, without_zeros
 from chexseg_platform.stages.explained import localization
 
 MEASURES = {"iou": "mIoU", "pooled": "pooled IoU", "precision": "precision", "recall": "recall"}
@@ -42,7 +43,7 @@ def rows_of(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, 
     rows = []
     for family, items in found.items():
         rows += [{"family": family, **item} for item in items]
-        means = {key: _mean(items, key) for key in ("hit", "chance", *MEASURES)}
+        means = {key: mean_of(items, key) for key in ("hit", "chance", *MEASURES)}
         rows.append({"family": family, "finding": MEAN, "images": None, **means})
     return rows
 
@@ -59,14 +60,10 @@ def render(found: Mapping[str, Sequence[Mapping[str, Any]]], split: str) -> str:
             [name, str(images[name]), *(_figure(by_class[f].get(name)) for f in families)]
             for name in names
         ]
-        means = [_figure(_mean(found[f], key)) for f in families]
+        means = [_figure(mean_of(found[f], key)) for f in families]
         lines += ["", *grid([title, "images", *families], [*rows, [MEAN, "", *means]])]
     return "\n".join(lines)
 
 
-def _mean(items: Sequence[Mapping[str, Any]], key: str) -> float:
-    return sum(item[key] for item in items) / len(items)
-
-
 def _figure(value: float | None) -> str:
-    return "–" if value is None else without_zeros(f"{value:.3f}")
+    return NOTHING if value is None else without_zeros(f"{value:.3f}")
