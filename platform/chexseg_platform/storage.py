@@ -99,9 +99,15 @@ class Storage:
 
     def folders(self, key: str) -> list[str]:
         """Return the names of the folders directly in `key`, sorted."""
-        selector = pafs.FileSelector(self.path(key), allow_not_found=True)
-        infos = self.fs.get_file_info(selector)
-        return sorted(info.base_name for info in infos if info.type == pafs.FileType.Directory)
+        return self._names(self.path(key), pafs.FileType.Directory)
+
+    def files(self) -> list[str]:
+        """Return the names of the files directly in the folder, sorted."""
+        return self._names(self.base, pafs.FileType.File)
+
+    def _names(self, path: str, kind: pafs.FileType) -> list[str]:
+        infos = self.fs.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+        return sorted(info.base_name for info in infos if info.type == kind)
 
 
 def write_local(path: Path, data: bytes, replace: bool = True) -> bool:

@@ -1,10 +1,9 @@
-"""Sweeping on Ray Tune: each trial a training through Ray Train, chosen on validation.
+"""Sweeping on Ray Tune: each trial an ordinary training, and an ordinary segmenter of it.
 
-A point is the experiment with some fields replaced, and a trial a point with a seed. It starts an
-ordinary training, whose run name holds its fingerprint, and publishes an ordinary segmenter; so
-trials that an experiment already trained, or that another point of the sweep trains, are not
-trained again. Tune does not count the workers of the trainings inside its trials, so how many run
-at a time is worked out here.
+So trials that an experiment already trained, or that another one of the sweep trains, are not
+trained again. A training with one worker runs in the trial's own process, which the next trial
+takes over; one with several goes through Ray Train. Tune does not count the workers of such
+trainings inside its trials, so how many run at a time is worked out here.
 
 A sweep that was cut off goes on: trials that finished or that the scheduler stopped are not run
 again, one that was training goes on from its last checkpoint, and one that failed is tried again.
@@ -29,6 +28,7 @@ from chexseg_platform.cluster import TrainingPlan, plan_training, release
 from chexseg_platform.config import Tune as TuneSettings
 from chexseg_platform.locks import making
 from chexseg_platform.stages import records
+from chexseg_platform.stages.alone import fit_alone
 from chexseg_platform.stages.context import Context
 from chexseg_platform.stages.orders import KIND, Order, publish
 from chexseg_platform.stages.training import fit_job, root_cause
@@ -125,7 +125,13 @@ def _tune(
     from ray import tune
 
     orders, runs = [order_of(trial) for trial in todo], context.runs
-    function = tune.with_parameters(_trial, orders=orders, context=context, shape=shape)
+    alone = shape.workers == 1
+    function = tune.with_parameters(
+        _trial_alone if alone else _trial, orders=orders, context=context, shape=shape
+    )
+    # A trial that trains holds what it trains with. One that waits for the workers of its training
+    # holds none, and an empty request cannot be placed, so it asks for one byte.
+    asked = {name.lower(): value for name, value in shape.per_worker.items()}
     own = runs.join(f"tune-{draft.fingerprint}")
     own.delete()  # left by a sweep that was cut off; nothing in it is needed
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failed trial has its sentence
@@ -134,12 +140,11 @@ def _tune(
         progress.skip(total - len(todo))
         progress.say("starting workers")
         tuner = tune.Tuner(
-            # A trial only waits for its training, to which the CPUs belong: it must hold none, and
-            # an empty request cannot be placed, so it asks for one byte.
-            tune.with_resources(function, {"memory": 1}),
+            tune.with_resources(function, asked if alone else {"memory": 1}),
             param_space={"trial": tune.grid_search(list(range(len(todo))))},
             tune_config=tune.TuneConfig(
                 max_concurrent_trials=shape.parallel,
+                reuse_actors=alone,
                 scheduler=scheduler_of(settings),
                 metric="score",
                 mode="max",
@@ -150,6 +155,7 @@ def _tune(
                 storage_filesystem=runs.fs,
                 verbose=0,
                 callbacks=[watcher],
+                failure_config=tune.FailureConfig(context.resources.retries if alone else 0),
             ),
         )
         results = tuner.fit()
@@ -185,6 +191,22 @@ def scheduler_of(settings: TuneSettings) -> Any:
     # Ray's annotations want whole numbers of what its rungs take as it comes.
     rungs: dict[str, Any] = {"max_t": 1.0, "grace_period": settings.grace - ROUNDING}
     return Scheduler(time_attr="share", reduction_factor=settings.reduction, **rungs)
+
+
+def _trial_alone(
+    config: Mapping[str, Any], *, orders: Sequence[Order], context: Context, shape: TrainingPlan
+) -> None:
+    """What a Tune trial of a training with one worker runs: all of it, in its own process."""
+    from ray import tune
+
+    order, threads = orders[config["trial"]], max(1, int(shape.cpus))
+    try:
+        trained = fit_alone(order.job(context), context.runs, threads, tune.report)
+    except ValueError as problem:
+        # What cannot be trained cannot be by trying again: say so instead of raising.
+        tune.report({"refused": str(problem), "score": -math.inf, "share": 1.0})
+        return
+    publish(context, order, trained, str(shape))
 
 
 def _trial(
@@ -266,6 +288,8 @@ def _outcome(context: Context, trial: Trial, result: Any, draft: Draft) -> Outco
         return Outcome(trial, "finished")
     if result.error is not None:
         return Outcome(trial, "failed", root_cause(result.error))
+    if refused := (result.metrics or {}).get("refused"):
+        return Outcome(trial, "failed", refused)
     numbers = {k: v for k, v in (result.metrics or {}).items() if k in ("score", "epoch", "loss")}
     draft.storage.write(f"stopped/{trial.print_}.json", json.dumps(numbers).encode())
     return Outcome(trial, "stopped", last=numbers)
