@@ -271,25 +271,25 @@ def expert_rows(
     """
     counts = tuple(of_classes(store.small[row] or {}, classes, store.size) for row in rows)
     known = np.array(
-        [[name in OBSERVATIONS or name in drawn for name in classes] for drawn in counts],
+        [[name in FINDINGS or name in drawn for name in classes] for drawn in counts],
         dtype=bool,
     ).reshape(len(rows), len(classes))
     return MaskRows(np.asarray(rows), counts, known, classes)
 
 
 def of_classes(drawn: Mapping[str, str], classes: Sequence[str], size: int) -> dict[str, str]:
-    """Return the masks of some classes; what has two sides is their union where they were drawn.
+    """Return the masks of some classes; what has two sides is their union where both are there.
 
     Args:
         drawn: name -> COCO counts at size x size.
     """
     found: dict[str, str] = {}
     for name in classes:
-        sides = [drawn[side] for side in WHOLE.get(name, ()) if side in drawn]
+        sides = WHOLE.get(name, ())
         if name in drawn:
             found[name] = drawn[name]
-        elif sides:
-            both = [masks.decode(counts, size, size) for counts in sides]
+        elif sides and all(side in drawn for side in sides):
+            both = [masks.decode(drawn[side], size, size) for side in sides]
             found[name] = masks.encode(np.logical_or.reduce(both))
     return found
 
