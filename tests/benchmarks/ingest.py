@@ -40,7 +40,7 @@ def run(place: Place) -> list[Row]:
 def _compared(place: Place, name: str, root: Path, copies: int) -> Row:
     path = repeated(root, place.folder / name.replace(" ", "-").replace(",", ""), copies)
     data = config.Data(tables=[config.Table(table=str(path), split="train")], size=SIZE)
-    entries = read_entries(data)
+    entries = read_entries(data).entries
     once = entries[: len(entries) // copies]
     return compare(
         name,

@@ -100,7 +100,7 @@ def test_stops_above_max_rejected_and_goes_on_when_it_is_raised(
     assert str(draft / "rejected.parquet") in str(stopped.value)
     assert context.workspace.artifacts("dataset") == []
 
-    entries = sources.read_entries(wish_of(spoiled))
+    entries = sources.read_entries(wish_of(spoiled)).entries
     shards = ingest.cut(entries, 64)
     receipts = [json.loads(path.read_text()) for path in (draft / "receipts/rejected").iterdir()]
     done = [row["name"].removeprefix("rejected/") for row in receipts if not row["rows"]]
@@ -154,7 +154,7 @@ def test_every_shard_is_a_task_of_its_own(
     layout: Any, tmp_path: Path, new_context: NewContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, context = wish_of(layout), new_context(tmp_path / "ws")
-    shards = ingest.cut(sources.read_entries(data), 64)
+    shards = ingest.cut(sources.read_entries(data).entries, 64)
     assert len(shards) == (24 + 12 + 8) // SHARD
     plain = ingest.write_shards
 
@@ -176,7 +176,7 @@ def test_the_result_does_not_depend_on_how_it_is_spread(
     data = wish_of(layout)
     spread = ingest.ingest(new_context(tmp_path / "ws"), data)
     draft = Workspace(tmp_path / "alone").draft("dataset", spread.fingerprint)
-    for name, entries in ingest.cut(sources.read_entries(data), 64).items():
+    for name, entries in ingest.cut(sources.read_entries(data).entries, 64).items():
         ingest.write_shard(name, entries, draft, 64)
     names = [part.name for part in spread.parts() if part.name != "rejected.parquet"]
     alone = {name: part.sha256 for name in names if (part := draft.done(name))}
@@ -211,12 +211,16 @@ def test_a_collection_with_mask_files(tmp_path: Path) -> None:
     assert dataset.summary["rejected"] == {"mask": 2}
     refused = dataset.table("rejected.parquet").to_pylist()
     assert sorted(row["message"].partition(" 0 and")[0] for row in refused) == [
-        f"The mask {masks[0].name} has the values 7 besides", "There is no mask of Lungs."
+        f"The mask lung masks/{masks[0].name} has the values 7 besides",
+        "There is no mask of Lungs.",
     ]  # fmt: skip
-    drawn = dataset.summary["splits"]["test"]["drawn"]
-    assert drawn["Lungs"] == dataset.summary["splits"]["test"]["images"]
-    assert 0 < drawn["COVID-19 Infection"] < drawn["Lungs"]
-    assert f"Lungs on {drawn['Lungs']}" in result.output
+    test = dataset.summary["splits"]["test"]
+    drawn, shown = test["drawn"], test["shown"]
+    assert drawn == dict.fromkeys(("Lungs", "COVID-19 Infection"), test["images"])
+    assert 0 < shown["COVID-19 Infection"] < shown["Lungs"] == drawn["Lungs"]
+    empty = test["images"] - shown["COVID-19 Infection"]
+    assert f"Lungs on {drawn['Lungs']}, COVID-19 Infection on" in result.output
+    assert f"({empty} of them empty)" in result.output
     # The experts' masks are there at both sizes, and an image without infection was read.
     index = dataset.tables("index/", ["masks", "small_masks"]).to_pylist()
     assert all(row["masks"] and row["small_masks"] for row in index)

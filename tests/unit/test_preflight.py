@@ -6,13 +6,16 @@ import pytest
 import torch
 from chexseg_platform.artifacts import Workspace
 from chexseg_platform.config import (
+    Collection,
     Data,
     Experiment,
+    Finetune,
     Phantom,
     Resources,
     Saliency,
     Segmenter,
     Table,
+    Task,
     Tune,
 )
 from chexseg_platform.data.phantom import write_phantom
@@ -407,3 +410,65 @@ def test_more_workers_than_this_machine_has(phantom: Path, tmp_path: Path) -> No
 def test_errors_come_before_notes() -> None:
     text = render([Problem("a note", fatal=False), Problem("an error")])
     assert text == "error  an error\nnote   a note"
+
+
+@pytest.fixture
+def organs(tmp_path: Path) -> Path:
+    folder = tmp_path / "organs"
+    counts = {"train": 3, "valid": 2, "test": 2}
+    write_phantom(folder, **counts, size=32, layout="covid-qu-ex", workers=1)  # type: ignore[arg-type]
+    return folder
+
+
+def collections(*roots: Path, **fields: object) -> Data:
+    made = [Collection(layout="covid-qu-ex", root=str(root)) for root in roots]
+    return Data(collections=made, **fields)  # type: ignore[arg-type]
+
+
+def test_sound_collections_have_no_problem(organs: Path) -> None:
+    assert list(inputs.check_collections(collections(organs))) == []
+
+
+def test_every_collection_that_cannot_be_read_is_told(organs: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    data = collections(tmp_path / "empty", organs, tmp_path / "gone")
+    first, second = (problem.text for problem in inputs.check_collections(data))
+    assert first.startswith("collections.0: ")
+    assert second.startswith("collections.2: there is no folder")
+
+
+def test_images_and_masks_without_each_other_are_listed(organs: Path) -> None:
+    next(organs.rglob("images/covid_1.png")).unlink()
+    next(organs.rglob("lung masks/non_COVID*.png")).unlink()
+    (problem,) = inputs.check_collections(collections(organs))
+    assert problem.what == ("2 of 7 lack their image or a mask (28.6%; max_rejected is 1.0%):")
+    assert len(problem.items) == 2
+    assert problem.fatal
+    (problem,) = inputs.check_collections(collections(organs, max_rejected=0.5))
+    assert not problem.fatal
+
+
+def test_copies_are_a_note_and_other_pictures_of_one_name_an_error(
+    organs: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(organs, tmp_path / "again")
+    data = collections(organs, tmp_path / "again")
+    (problem,) = inputs.check_collections(data)
+    assert problem.what.startswith("7 images are copies of others and are left out")
+    assert not problem.fatal
+    image = next((tmp_path / "again").rglob("images/covid_1.png"))
+    shutil.copy(next(organs.rglob("lung masks/covid_1.png")), image)
+    (problem,) = inputs.check_collections(data)
+    assert problem.fatal
+    assert problem.items == ("covid_1",)
+
+
+def test_the_images_of_a_task_are_checked_before_it_is_learned(
+    phantom: Path, organs: Path, tmp_path: Path
+) -> None:
+    next(organs.rglob("lung masks/covid_1.png")).unlink()
+    task = Task(collections=collections(organs).collections)
+    grid = Finetune(tasks={"lungs": task}, initialisations={"random": "random"})
+    wish = experiment(tables(phantom)).model_copy(update={"finetune": grid})
+    found = check(wish, Workspace(tmp_path / "w"), tmp_path / "weights", finetune=True)
+    assert any(p.what.startswith("finetune.tasks.lungs: 1 of 7 lack their image") for p in found)

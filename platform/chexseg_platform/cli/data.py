@@ -164,8 +164,18 @@ def _ingest(source: dict[str, Any], size: int, max_rejected: float, workspace: s
             f"{name}: {counts['images']:,} images of {counts['patients']:,} patients, "
             f"{counts['expert images']:,} with expert masks"
         )
-        # Datasets of earlier versions do not say what was drawn.
-        if drawn := counts.get("drawn"):
-            click.echo("  " + ", ".join(f"{name} on {count:,}" for name, count in drawn.items()))
+        # Datasets of earlier versions do not say what was drawn, or what of it is there.
+        drawn = counts.get("drawn", {})
+        shown = counts.get("shown", drawn)
+        if drawn:
+            told = (_drawn(name, count, shown.get(name, 0)) for name, count in drawn.items())
+            click.echo(f"  {', '.join(told)}")
+    if doubles := dataset.summary.get("doubles"):
+        click.echo(f"{doubles:,} copies of other images left out, listed in rejected.parquet")
     rejected = sum(dataset.summary["rejected"].values())
     click.echo(f"{rejected} rejected. {dataset.uri}")
+
+
+def _drawn(name: str, count: int, shown: int) -> str:
+    """Say on how many images a structure was drawn, and on how many there is nothing of it."""
+    return f"{name} on {count:,}" + (f" ({count - shown:,} of them empty)" if shown < count else "")

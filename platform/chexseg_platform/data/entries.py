@@ -66,7 +66,8 @@ class MaskSizeError(ValueError):
 class MaskSet:
     """Masks that one reader drew on one image: finding -> COCO counts, all height x width.
 
-    A finding that is absent was read and is not there.
+    A finding that is absent was read and is not there; where masks lie in files, each a structure's
+    own (`MaskFiles`), nobody looked for it, and what was looked for and is not there is empty.
     """
 
     height: int
@@ -110,7 +111,7 @@ class MaskFiles:
     They are read where the image is read, which may be on another machine.
 
     Attributes:
-        absent: structures whose file is not there: the image cannot be used.
+        absent: structures whose file has to be there and is not: the image cannot be used.
     """
 
     files: Mapping[str, Sequence[str]]
@@ -211,6 +212,15 @@ def file_state(path: str | Path) -> str:
             return digest.hexdigest()
     except OSError:
         return "missing"
+
+
+def entry_state(entry: Entry) -> str:
+    """Return `file_state` of an entry's image; with mask files, a digest of all their states."""
+    if entry.mask_files is None:
+        return file_state(entry.path)
+    drawn = sorted(path for paths in entry.mask_files.files.values() for path in paths)
+    states = [file_state(path) if path else "missing" for path in (entry.path, *drawn)]
+    return hashlib.sha256("/".join(states).encode()).hexdigest()
 
 
 def missing_files(entries: Iterable[Entry]) -> list[Entry]:

@@ -21,7 +21,7 @@ from chexseg_platform.data.entries import (
     MaskSet,
     Outlines,
     check_mask_size,
-    file_state,
+    entry_state,
     fit_masks,
     resolve,
 )
@@ -51,7 +51,7 @@ REJECTED = pa.schema(
 )
 """Schema of `rejected.parquet`: every input that was not taken, and why.
 
-`state` (`entries.file_state`) tells later whether the input has been mended.
+`state` (`entries.entry_state`) tells later whether the input has been mended.
 """
 
 
@@ -64,6 +64,7 @@ class ImageRow:
         image: the letterboxed image, size x size bytes, row by row.
         labels: 14 values 1, 0, -1 or None.
         masks, benchmark_masks: finding -> COCO counts at height x width; None: nobody read it.
+            A mask file without foreground has an empty mask here; a structure without a file, none.
         benchmark_points: (finding, x, y) in pixels of the original image; None: no such reader.
     """
 
@@ -125,7 +126,7 @@ def make_row(entry: Entry, size: int, *, max_pixels: int = MAX_PIXELS) -> ImageR
         UnreadableInput: the file is missing or cannot be used; it carries a reason.
         MaskSizeError: the expert masks are not of this image.
     """
-    image = _read(entry, max_pixels)
+    image = read_image(entry, max_pixels)
     if entry.mask_files is not None:
         drawn = read_mask_files(entry.mask_files)
         entry, image = replace(entry, masks=drawn), _as_coarse(image, drawn)
@@ -151,7 +152,8 @@ def make_row(entry: Entry, size: int, *, max_pixels: int = MAX_PIXELS) -> ImageR
     )
 
 
-def _read(entry: Entry, max_pixels: int) -> NDArray[np.uint8]:
+def read_image(entry: Entry, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Read an entry's image: uint8, H x W; raises UnreadableInput with a reason."""
     if not entry.path:
         raise UnreadableInput("missing", "There is a mask of this name, but no image.")
     path = resolve(entry.path)
@@ -181,7 +183,7 @@ def rejection(entry: Entry, problem: ValueError) -> dict[str, str]:
         "source": entry.source,
         "reason": reason,
         "message": str(problem),
-        "state": file_state(entry.path),
+        "state": entry_state(entry),
     }
 
 

@@ -7,22 +7,26 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from chexseg_platform.config import Collection, Data, Phantom, Table
 from chexseg_platform.data.chexlocalize import attach, read_masks, read_points
 from chexseg_platform.data.chexpert import find_table, read_chexpert, read_labels
 from chexseg_platform.data.chexpert_plus import label_file, read_chexpert_plus, read_label_lines
-from chexseg_platform.data.entries import SPLITS, Entry, file_state
+from chexseg_platform.data.entries import SPLITS, Entry, entry_state, file_state
 from chexseg_platform.data.masked.collection import read_collection
+from chexseg_platform.data.masked.doubles import Double, without_doubles
 from chexseg_platform.data.splits import assert_disjoint
 from chexseg_platform.data.tables import Pick, spread
 from chexseg_platform.findings import OBSERVATIONS
 
 SAMPLED = 1000
 """Images of a table whose content enters the dataset's fingerprint."""
+READING = 2
+"""Raised when the same mask files make another dataset."""
 
 
 class NoImages(ValueError):
@@ -86,8 +90,17 @@ def phantom_tables(folder: Path, phantom: Phantom) -> list[Table]:
     return tables
 
 
-def read_entries(data: Data, phantom: Path | None = None) -> list[Entry]:
+class Inputs(NamedTuple):
+    """What an experiment's data section names: images to read, and copies of them left out."""
+
+    entries: list[Entry]
+    doubles: list[Double]
+
+
+def read_entries(data: Data, phantom: Path | None = None) -> Inputs:
     """Read every table or collection of an experiment: entries in their order.
+
+    Of collections each picture is taken once, see `masked.doubles`.
 
     Raises:
         NoCollection: a folder does not hold the layout that was named.
@@ -96,27 +109,47 @@ def read_entries(data: Data, phantom: Path | None = None) -> list[Entry]:
         ImagesTwice: an image may be in one table only.
         NoImages: if nothing is left.
     """
-    entries: list[Entry] = []
+    listed: list[Entry] = []
     for table in tables_of(data, phantom):
-        entries.extend(read_table(table, data.views))
-    for collection in collections_of(data, phantom):
-        entries.extend(read_collection(collection))
-    if not entries:
+        listed.extend(read_table(table, data.views))
+    collections = collections_of(data, phantom)
+    listed.extend(_listed(collections))
+    if not listed:
         raise NoImages(
             f"the tables hold no {' or '.join(data.views)} image; check data.tables and data.views"
         )
-    assert_disjoint({split: [e for e in entries if e.split == split] for split in SPLITS})
-    assert_once(entries)
-    return entries
+    found = Inputs(*without_doubles(listed)) if collections else Inputs(listed, [])
+    # What has masks and no image is refused later, and is in no split.
+    seen = [entry for entry in found.entries if entry.path]
+    assert_disjoint({split: [e for e in seen if e.split == split] for split in SPLITS})
+    assert_once(seen)
+    return found
+
+
+def _listed(collections: Sequence[Collection]) -> list[Entry]:
+    """List collections one after the other; a `source` that two of them have gets a number."""
+    found = [read_collection(wish) for wish in collections]
+    count = Counter(entry.source for entries in found for entry in entries)
+    return [
+        replace(entry, source=f"collections.{number}: {entry.source}")
+        if count[entry.source] > 1
+        else entry
+        for number, entries in enumerate(found)
+        for entry in entries
+    ]
 
 
 def assert_once(entries: Iterable[Entry]) -> None:
     """Raise ImagesTwice if an image is in more than one table."""
-    twice = [name for name, count in Counter(e.image_id for e in entries).items() if count > 1]
+    places: dict[str, list[str]] = {}
+    for entry in entries:
+        places.setdefault(entry.image_id, []).append(entry.source)
+    twice = [name for name, sources in places.items() if len(sources) > 1]
     if twice:
         raise ImagesTwice(
-            f"{len(twice):,} images are in more than one table or collection, such as {twice[0]}; "
-            "list each image once in data",
+            f"{len(twice):,} images are in more than one table or collection, such as {twice[0]} "
+            f"({' and '.join(places[twice[0]])}); list each image once in data, and rename files "
+            "of one name that hold different images",
             twice,
         )
 
@@ -192,7 +225,8 @@ def content(data: Data) -> dict[str, Any]:
     """
     shared = {"size": data.size, "views": sorted(data.views)}
     if data.phantom is not None:
-        return {**shared, "phantom": _drawn(data.phantom)}
+        read = {} if data.phantom.layout == "chexpert" else {"reading": READING}
+        return {**shared, "phantom": _drawn(data.phantom), **read}
     if data.collections:
         return {**shared, "collections": [_collection_content(item) for item in data.collections]}
     return {**shared, "tables": [_table_content(table) for table in data.tables]}
@@ -230,6 +264,7 @@ def _collection_content(wish: Collection) -> dict[str, Any]:
     seen = [(entry.image_id, entry.path) for entry in entries]
     return {
         "layout": wish.layout,
+        "reading": READING,
         "names": hashlib.sha256(
             json.dumps([[e.image_id, e.patient, e.split] for e in entries]).encode()
         ).hexdigest(),
@@ -245,9 +280,11 @@ def _states(files: Iterable[tuple[str, str]]) -> str:
 
 
 def states_of(data: Data, names: Iterable[str]) -> list[str]:
-    """Return `file_state` of the images that entries name as their `source`."""
+    """Return `entry_state` of the images that entries name as their `source`."""
+    if data.collections:
+        drawn = {entry.source: entry for entry in _listed(data.collections)}
+        return [entry_state(drawn[name]) if name in drawn else "missing" for name in names]
     roots = list(dict.fromkeys(root_of(table).absolute() for table in data.tables))
-    roots += [Path(collection.root).absolute() for collection in data.collections]
     found = ([file_state(root / name) for root in roots] for name in names)
     return [next((state for state in each if state != "missing"), "missing") for each in found]
 

@@ -41,20 +41,28 @@ def assert_disjoint(splits: Mapping[str, Iterable[PatientImage]]) -> None:
         splits: name of split -> its images.
 
     Raises:
-        PatientInTwoSplits: naming some of the patients and their splits.
+        PatientInTwoSplits: naming some of the patients and their splits, and images of one.
     """
-    homes: dict[str, list[str]] = {}
+    homes: dict[str, dict[str, PatientImage]] = {}
     for name, images in splits.items():
-        for patient in {image.patient for image in images}:
-            homes.setdefault(patient, []).append(name)
-    shared = {patient: names for patient, names in sorted(homes.items()) if len(names) > 1}
+        for image in images:
+            homes.setdefault(image.patient, {}).setdefault(name, image)
+    shared = {patient: seen for patient, seen in sorted(homes.items()) if len(seen) > 1}
     if shared:
         some = ", ".join(f"{p} ({' and '.join(shared[p])})" for p in list(shared)[:SHOWN])
         raise PatientInTwoSplits(
             f"{len(shared)} patients are in more than one split: {some}"
-            f"{', ...' if len(shared) > SHOWN else ''}. Keep each patient in one table.",
+            f"{', ...' if len(shared) > SHOWN else ''}. Of {next(iter(shared))} there are "
+            f"{' and '.join(_place(image) for image in next(iter(shared.values())).values())}. "
+            "Keep each patient in one table, or in one split's folder; different people need "
+            "different names.",
             list(shared),
         )
+
+
+def _place(image: PatientImage) -> str:
+    """Return where an image lies, or its name where nothing says that."""
+    return str(getattr(image, "source", image.image_id))
 
 
 def split_patients(ids: Iterable[str], fraction: float, seed: int) -> tuple[set[str], set[str]]:

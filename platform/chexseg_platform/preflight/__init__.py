@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from chexseg_platform import plan, tasks
 from chexseg_platform.artifacts import Workspace
 from chexseg_platform.config import Experiment
-from chexseg_platform.preflight.inputs import check_data
+from chexseg_platform.preflight.inputs import check_collections, check_data
 from chexseg_platform.preflight.networks import Wanted, check_networks, wanted_of
 from chexseg_platform.preflight.problems import Problem, render, shorten
 
@@ -49,7 +50,7 @@ def check(
         lambda: _settings(experiment, wanted),
         lambda: check_data(experiment, wanted),
         lambda: check_networks(experiment, built, weights),
-        lambda: _tasks(experiment, workspace) if finetune else iter(()),
+        lambda: _tasks(experiment) if finetune else iter(()),
         lambda: _resources(experiment),
         lambda: _disk(experiment, workspace),
     ):
@@ -99,13 +100,12 @@ def _settings(experiment: Experiment, wanted: Sequence[Wanted]) -> Iterator[Prob
             yield Problem(f"{item.place} and {twin.place} are the same training", fatal=False)
 
 
-def _tasks(experiment: Experiment, workspace: Workspace) -> Iterator[Problem]:
-    """Look whether the images of every fine-tuning task are there."""
+def _tasks(experiment: Experiment) -> Iterator[Problem]:
+    """Check the images and masks of every fine-tuning task."""
     for name, task in experiment.finetune.tasks.items() if experiment.finetune else ():
-        try:
-            plan.dataset_print(tasks.data_of(experiment, task), workspace)
-        except (ValueError, OSError) as error:
-            yield Problem(f"finetune.tasks.{name}: {error}")
+        if task.collections:
+            for problem in check_collections(tasks.data_of(experiment, task)):
+                yield replace(problem, what=f"finetune.tasks.{name}: {problem.what}")
 
 
 def _resources(experiment: Experiment) -> Iterator[Problem]:

@@ -26,6 +26,7 @@ from chexseg_platform.data.entries import (
     missing_files,
     resolve,
 )
+from chexseg_platform.data.masked.collection import read_collection
 from chexseg_platform.data.splits import PatientInTwoSplits, assert_disjoint, split_patients
 from chexseg_platform.findings import FINDINGS, OBSERVATIONS
 from chexseg_platform.preflight.networks import Wanted
@@ -94,6 +95,47 @@ def check_data(experiment: Experiment, wanted: Sequence[Wanted]) -> Iterator[Pro
     if whole:
         yield from _labels(experiment, by_split)
         yield from _experts(experiment, by_split, wanted)
+
+
+def check_collections(data: Data) -> Iterator[Problem]:
+    """Yield what is wrong with collections of mask files, as far as their listing tells."""
+    broken = []
+    for number, wish in enumerate(data.collections):
+        try:
+            read_collection(wish)
+        except (ValueError, OSError) as error:
+            broken.append(Problem(f"collections.{number}: {error}"))
+    if broken:
+        yield from broken
+        return
+    try:
+        entries, doubles = sources.read_entries(data)
+    except PatientInTwoSplits as error:
+        yield Problem(str(error), items=error.patients)
+        return
+    except sources.ImagesTwice as error:
+        yield Problem(str(error), items=error.image_ids)
+        return
+    half = [entry for entry in entries if _is_half(entry)]
+    if half:
+        share = len(half) / len(entries)
+        yield Problem(
+            f"{len(half):,} of {len(entries):,} lack their image or a mask ({share:.1%}; "
+            f"max_rejected is {data.max_rejected:.1%}):",
+            fatal=share > data.max_rejected,
+            items=tuple(entry.source for entry in half),
+        )
+    if doubles:
+        yield Problem(
+            f"{len(doubles):,} images are copies of others and are left out: those of the test "
+            "stay, then those of validation",
+            fatal=False,
+        )
+
+
+def _is_half(entry: Entry) -> bool:
+    drawn = entry.mask_files
+    return drawn is not None and (not entry.path or not drawn.files or bool(drawn.absent))
 
 
 def _read(number: int, data: Data) -> tuple[list[Entry], list[Problem]]:

@@ -27,6 +27,8 @@ from chexseg_platform.artifacts import Artifact, Draft, Part
 from chexseg_platform.data import sources
 from chexseg_platform.data.decode import UnreadableInput
 from chexseg_platform.data.entries import Entry, MaskSizeError
+from chexseg_platform.data.masked.doubles import Double
+from chexseg_platform.data.masks import MAX_CHARACTERS_PER_RUN, run_lengths
 from chexseg_platform.data.phantom import write_phantom
 from chexseg_platform.data.rows import REJECTED, ImageRow, make_row, rejection, to_table
 from chexseg_platform.data.store import index_of
@@ -40,6 +42,8 @@ SHARD_IMAGES = 256
 SHARDS = 16
 """Smaller sets are cut into about so many shards, for a shard is one core's work here and later."""
 SHARD_LEAST = 16
+DOUBLES = "rejected/doubles.parquet"
+"""A part of the draft: what was left out before the images were cut into shards."""
 
 
 class TooManyRejected(ValueError):
@@ -75,18 +79,35 @@ def _ingest(context: Context, data: config.Data, print_: str) -> Artifact:
     draft, timer = context.workspace.draft(KIND, print_), Timer()
     phantom = make_phantom(context, data, timer) if data.phantom else None
     with timer("tables"):
-        entries = sources.read_entries(data, phantom)
+        entries, doubles = sources.read_entries(data, phantom)
     shards = cut(entries, data.size)
+    _agree(draft, doubles, shards)
     with timer("ingest"), context.progress("ingest", len(entries), "images") as progress:
         todo = [name for name in shards if not _taken(draft, name)]
         rejected = 0
         progress.skip(len(entries) - sum(len(shards[name]) for name in todo))
+        if doubles:
+            progress.update(doubles_left_out=len(doubles))
         for row in _stream(context, {name: shards[name] for name in todo}, draft, data.size):
             rejected += int(row["rejected"])
             progress.update(advance=int(row["images"]), rejected=rejected)
             if rejected > data.max_rejected * len(entries):
                 _stop(draft, shards, rejected, len(entries), data.max_rejected)
-    return _finish(draft, shards, data, timer)
+    return _finish(draft, shards, doubles, data, timer)
+
+
+def _agree(draft: Draft, doubles: Sequence[Double], shards: Iterable[str]) -> None:
+    """Forget the shards of an earlier attempt that left out other doubles.
+
+    They decide which images are left to be cut into shards; files may have been changed since.
+    """
+    table = _table(double.rejection() for double in doubles)
+    done = draft.done(DOUBLES)
+    before = draft.so_far([done]).table(DOUBLES) if done else REJECTED.empty_table()
+    if not before.equals(table):
+        draft.forget(f"{kind}/{name}" for name in shards for kind in ("rejected", "index", "rows"))
+        draft.forget([DOUBLES])
+        draft.write(DOUBLES, table)
 
 
 def _taken(draft: Draft, name: str) -> bool:
@@ -188,7 +209,7 @@ def write_shard(name: str, entries: Sequence[Entry], draft: Draft, size: int) ->
     draft.write(f"rows/{name}", table)
     draft.write(f"index/{name}", index_of(table, size))
     # Written last: its receipt says that the whole shard is done.
-    draft.write(f"rejected/{name}", pa.Table.from_pylist(refused, schema=REJECTED))
+    draft.write(f"rejected/{name}", _table(refused))
     return len(rows), len(refused)
 
 
@@ -198,7 +219,7 @@ def _done(draft: Draft, name: str) -> Part:
     return part
 
 
-def _rejected(draft: Draft, shards: dict[str, Sequence[Entry]]) -> pa.Table:
+def _rejected(draft: Draft, shards: Iterable[str]) -> pa.Table:
     parts = [draft.done(f"rejected/{name}") for name in shards]
     whole = draft.so_far(parts)
     return whole.tables("rejected/") if whole.parts() else REJECTED.empty_table()
@@ -224,11 +245,15 @@ def _stop(
 
 
 def _finish(
-    draft: Draft, shards: dict[str, Sequence[Entry]], data: config.Data, timer: Timer
+    draft: Draft,
+    shards: dict[str, Sequence[Entry]],
+    doubles: Sequence[Double],
+    data: config.Data,
+    timer: Timer,
 ) -> Artifact:
     parts = [_done(draft, f"{kind}/{name}") for kind in ("rows", "index") for name in shards]
-    rejected = _rejected(draft, shards)
-    parts.append(draft.write("rejected.parquet", rejected))
+    rejected, left = _with_copies(_rejected(draft, shards), doubles)
+    parts.append(draft.write("rejected.parquet", pa.concat_tables([rejected, left])))
     index = draft.so_far(parts).tables("index/")
     if index.num_rows == 0:
         raise sources.NoImages(
@@ -238,18 +263,53 @@ def _finish(
         parts,
         config=json.loads(data.model_dump_json(exclude={"max_rejected"})),
         inputs={},
-        summary=summarise(index, data.size, rejected),
+        summary=summarise(index, data.size, rejected, left.num_rows),
         timings=timer.seconds,
     )
 
 
-def count_drawn(masks: Iterable[Sequence[dict[str, str]] | None]) -> dict[str, int]:
-    """Count on how many images each structure was drawn, the most frequent first."""
+def _with_copies(rejected: pa.Table, doubles: Sequence[Double]) -> tuple[pa.Table, pa.Table]:
+    """Return what was refused, with the copies of what was refused, and the other copies."""
+    # A `source` is one image's alone, whatever collections there are.
+    refused = set(rejected["source"].to_pylist())
+    lost = [double for double in doubles if double.kept.source in refused]
+    left = [double for double in doubles if double.kept.source not in refused]
+    copies = _table(double.rejection(stays=False) for double in lost)
+    return pa.concat_tables([rejected, copies]), _table(double.rejection() for double in left)
+
+
+def _table(rows: Iterable[dict[str, str]]) -> pa.Table:
+    return pa.Table.from_pylist(list(rows), schema=REJECTED)
+
+
+Drawn = Iterable[Sequence[dict[str, str]] | None]
+
+
+def count_drawn(masks: Drawn) -> dict[str, int]:
+    """Count how many images have a mask of each structure, the most frequent first."""
     return dict(Counter(item["finding"] for drawn in masks for item in drawn or []).most_common())
 
 
-def summarise(index: pa.Table, size: int, rejected: pa.Table) -> dict[str, Any]:
-    """Count a dataset: images, patients, experts and labels a split, and what was refused."""
+def count_shown(masks: Drawn) -> dict[str, int]:
+    """Count likewise on how many images there is something of each structure.
+
+    A mask of zeros says that it was looked for and is not there.
+    """
+    return count_drawn(
+        [item for item in drawn or [] if not _empty(item["counts"])] for drawn in masks
+    )
+
+
+def _empty(counts: str) -> bool:
+    """Whether a mask is one run of background; only short ones can be."""
+    return len(counts) <= MAX_CHARACTERS_PER_RUN and len(run_lengths(counts)) == 1
+
+
+def summarise(index: pa.Table, size: int, rejected: pa.Table, doubles: int) -> dict[str, Any]:
+    """Count a dataset: images, patients, experts and labels a split, and what was refused.
+
+    Copies left out are counted by themselves: they were expected, and nothing is amiss.
+    """
     splits = {}
     for split in sorted(set(index["split"].to_pylist())):
         rows = index.filter(pc.equal(index["split"], split))
@@ -259,7 +319,13 @@ def summarise(index: pa.Table, size: int, rejected: pa.Table) -> dict[str, Any]:
             "patients": pc.count_distinct(rows["patient"]).as_py(),
             "expert images": pc.sum(drawn).as_py(),
             "drawn": count_drawn(rows["masks"].to_pylist()),
+            "shown": count_shown(rows["masks"].to_pylist()),
             "labels": sources.count_labels(rows["labels"].to_pylist()),
         }
-    reasons = Counter(rejected["reason"].to_pylist())
-    return {"size": size, "images": index.num_rows, "splits": splits, "rejected": dict(reasons)}
+    return {
+        "size": size,
+        "images": index.num_rows,
+        "splits": splits,
+        "rejected": dict(Counter(rejected["reason"].to_pylist())),
+        "doubles": doubles,
+    }

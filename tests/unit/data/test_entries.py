@@ -11,10 +11,12 @@ from chexseg_platform.data.entries import (
     STATE_BYTES,
     BrokenTable,
     Entry,
+    MaskFiles,
     MaskSet,
     MaskSizeError,
     Outlines,
     check_mask_size,
+    entry_state,
     file_state,
     fit_masks,
     missing_files,
@@ -138,3 +140,18 @@ def test_a_broken_table_says_where_and_survives_a_process_boundary():
     error = pickle.loads(pickle.dumps(BrokenTable("a.csv", 5, "Edema", "found '2'", "1 or 0")))  # noqa: S301
     assert str(error) == "a.csv: row 5, column 'Edema': found '2'; allowed: 1 or 0"
     assert (error.file, error.row, error.column) == ("a.csv", 5, "Edema")
+
+
+def test_the_state_of_an_entry_is_that_of_all_its_files(tmp_path):
+    image, heart, lungs = (tmp_path / f"{name}.png" for name in ("image", "heart", "lungs"))
+    for path in (image, heart, lungs):
+        path.write_bytes(path.stem.encode())
+    plain = replace(ENTRY, path=str(image))
+    assert entry_state(plain) == file_state(image)
+    drawn = {"Heart": (str(heart),), "Lungs": (str(lungs),)}
+    seen = {entry_state(replace(plain, mask_files=MaskFiles(drawn))), entry_state(plain)}
+    for path in (image, heart, lungs):
+        path.write_bytes(b"other")
+        seen.add(entry_state(replace(plain, mask_files=MaskFiles(drawn))))
+    seen.add(entry_state(replace(plain, path="", mask_files=MaskFiles(drawn))))
+    assert len(seen) == 6

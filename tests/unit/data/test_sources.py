@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from chexseg_platform.config import Data, Phantom, Table
+from chexseg_platform.config import Collection, Data, Phantom, Table
 from chexseg_platform.data import masks
 from chexseg_platform.data.sources import (
     ImagesTwice,
@@ -59,14 +59,15 @@ def ids(entries):
 def test_tables_are_read_in_their_order(tmp_path):
     train = Table(table=csv(tmp_path, "train", 1, 2), split="train")
     valid = Table(table=csv(tmp_path, "valid", 3), split="valid")
-    entries = read_entries(Data(tables=[valid, train]))
+    entries, doubles = read_entries(Data(tables=[valid, train]))
+    assert doubles == []
     assert ids(entries) == [
         "patient00003_view1_frontal", "patient00003_view2_lateral",
         "patient00001_view1_frontal", "patient00001_view2_lateral",
         "patient00002_view1_frontal", "patient00002_view2_lateral",
     ]  # fmt: skip
     assert [entry.split for entry in entries] == ["valid"] * 2 + ["train"] * 4
-    frontal = read_entries(Data(tables=[train], views=["frontal"]))
+    frontal = read_entries(Data(tables=[train], views=["frontal"])).entries
     assert ids(frontal) == ["patient00001_view1_frontal", "patient00002_view1_frontal"]
 
 
@@ -198,7 +199,7 @@ def test_the_state_of_inputs_is_found_under_their_tables_roots(tmp_path):
         Table(table=csv(tmp_path / name, "train", number), split="train")
         for name, number in (("a", 1), ("b", 2))
     ]
-    names = [entry.source for entry in read_entries(Data(tables=tables))]
+    names = [entry.source for entry in read_entries(Data(tables=tables)).entries]
     states = states_of(Data(tables=tables), [*names, "patient9/study1/view1_frontal.jpg"])
     assert states[4] == "missing"
     assert "missing" not in states[:4]
@@ -225,3 +226,83 @@ def test_labels_are_counted_by_kind():
     shown = [[counts[name][kind] for kind in kinds] for name in OBSERVATIONS[:5]]
     assert shown == [[2, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 2], [0, 1, 0, 1]]
     assert count_labels([])["Edema"] == dict.fromkeys(kinds, 0)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Two collections: `a` to learn from, `b` to test on, in which `a` is called `x`."""
+    for folder, split, names in (("a", "train", "mn"), ("b", "test", "ox")):
+        for name in names:
+            path = tmp_path / folder / split / "images" / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"n" if name == "x" else name.encode())
+            drawn = tmp_path / folder / split / "masks" / "heart" / f"{name}.png"
+            drawn.parent.mkdir(parents=True, exist_ok=True)
+            drawn.write_bytes(b"mask")
+    return tmp_path
+
+
+def of_folders(root, *names):
+    return Data(collections=[Collection(layout="folder", root=str(root / name)) for name in names])
+
+
+def test_a_picture_in_two_collections_is_taken_once(folders):
+    entries, doubles = read_entries(of_folders(folders, "a", "b"))
+    assert [entry.image_id for entry in entries] == ["m", "o", "x"]
+    assert [(left.image_id, kept.image_id) for left, kept in doubles] == [("n", "x")]
+
+
+def test_a_patient_learned_from_and_tested_on_is_named_with_both_places(folders):
+    (folders / "a/patients.csv").write_text("image,patient\nm,Q\nn,R\n")
+    (folders / "b/patients.csv").write_text("image,patient\no,Q\nx,R\n")
+    said = (
+        r"1 patients .*: Q \(train and test\)\. Of Q there are train/images/m\.png and test/images"
+    )
+    with pytest.raises(PatientInTwoSplits, match=said) as twice:
+        read_entries(of_folders(folders, "a", "b"))
+    # R's two images are one picture, which is only tested on.
+    assert twice.value.patients == ("Q",)
+
+
+def test_one_name_of_two_pictures_is_refused_and_a_stray_mask_is_not(folders):
+    other = folders / "c/train"
+    for file, what in (("images/m.png", b"other"), ("masks/heart/m.png", b"mask")):
+        (other / file).parent.mkdir(parents=True, exist_ok=True)
+        (other / file).write_bytes(what)
+    data = of_folders(folders, "a", "c")
+    with pytest.raises(ImagesTwice, match=r"such as m .*rename files of one name that hold"):
+        read_entries(data)
+    (other / "images/m.png").rename(other / "images/k.png")
+    names = [(entry.image_id, bool(entry.path)) for entry in read_entries(data).entries]
+    assert names == [("m", True), ("n", True), ("k", True), ("m", False)]
+
+
+def test_the_state_of_an_image_covers_its_masks(folders):
+    data = of_folders(folders, "a", "b")
+    names = [entry.source for entry in read_entries(data).entries]
+    before = states_of(data, [*names, "train/images/gone.png"])
+    assert before[3] == "missing"
+    assert len(set(before)) == 4
+    (folders / "b/test/masks/heart/o.png").write_bytes(b"mended")
+    after = states_of(data, names)
+    assert [a == b for a, b in zip(before, after, strict=False)] == [True, False, True]
+
+
+def test_places_that_two_collections_have_are_told_apart(folders):
+    data = of_folders(folders, "a", "a", "b")
+    entries, doubles = read_entries(data)
+    assert [entry.source for entry in entries] == [
+        "collections.0: train/images/m.png", "test/images/o.png", "test/images/x.png"
+    ]  # fmt: skip
+    copies = [left.source for left, _ in doubles]
+    assert copies == [
+        f"collections.{n}: train/images/{i}.png" for n, i in ((1, "m"), (0, "n"), (1, "n"))
+    ]
+    assert states_of(data, copies) == [double.rejection()["state"] for double in doubles]
+
+
+def test_collections_are_read_in_another_way_than_tables(folders):
+    """What changes how mask files are read changes their datasets' fingerprints, and no others."""
+    assert content(of_folders(folders, "a"))["collections"][0]["reading"] == 2
+    assert content(Data(phantom=Phantom(layout="jsrt")))["reading"] == 2
+    assert "reading" not in content(Data(phantom=Phantom()))

@@ -77,3 +77,5 @@ def test_a_patient_in_two_splits_is_named():
     with pytest.raises(PatientInTwoSplits, match=r"b \(train and test\)") as caught:
         assert_disjoint({"train": images("a", "b"), "valid": images("c"), "test": images("b")})
     assert caught.value.patients == ("b",)
+    places = "b_study1_view1_frontal and b_study1_view0_frontal. Keep each patient in one table"
+    assert f"Of b there are {places}" in str(caught.value)

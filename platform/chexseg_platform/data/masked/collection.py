@@ -39,6 +39,8 @@ def read_collection(wish: Collection) -> list[Entry]:
     else:
         found = read_folder(root)
         found = found if has_splits(root) else _shared(found, wish)
+    if not found:
+        raise NoCollection(f"{root} holds neither images nor masks in the layout {wish.layout}")
     return found[: wish.limit]
 
 

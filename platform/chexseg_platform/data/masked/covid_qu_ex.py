@@ -6,13 +6,11 @@ nests each tree in a folder of its own name, and some copies have underscores fo
 read. An image and its masks share their file name; an all-zero infection mask says that there is
 no infection, and counts. No patient is named, so an image counts as one.
 
-The two trees draw on the same pool: `same_pictures` finds what is in both.
+The two trees draw on the same pool: see `doubles`.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
 from pathlib import Path
 
 from chexseg_platform.data.entries import Entry
@@ -42,10 +40,8 @@ def read_covid_qu_ex(root: Path, tree: str = "infection") -> list[Entry]:
     """
     base, entries = _tree(root, TREES[tree]), list[Entry]()
     for split, name in SPLIT_FOLDERS.items():
-        for group in GROUPS:
-            folder = first_folder(base, f"{name}/{group}", f"{name}/{group.replace('-', '_')}")
-            if folder is not None:
-                entries += _group(root, folder, split, tree)
+        for folder in _groups(base / name):
+            entries += _group(root, folder, split, tree)
     if not entries:
         raise NoCollection(
             f"{base} has none of the folders {', '.join(SPLIT_FOLDERS.values())} with "
@@ -65,6 +61,17 @@ def _tree(root: Path, name: str) -> Path:
     )
 
 
+def _groups(folder: Path) -> list[Path]:
+    """Return the folders of a split; raises NoCollection for one that is none of GROUPS."""
+    inside = sorted(path for path in folder.glob("[!.]*") if path.is_dir())
+    other = [path.name for path in inside if path.name.replace("_", "-") not in GROUPS]
+    if other:
+        raise NoCollection(
+            f"{folder} holds {other[0]}, which is none of {', '.join(GROUPS)}: rename or remove it"
+        )
+    return inside
+
+
 def _group(root: Path, folder: Path, split: str, tree: str) -> list[Entry]:
     images = files_in(needed_folder(folder, "images", "images"))
     masks = {LUNGS: files_in(needed_folder(folder, "lung masks", "lung masks", "lung_masks"))}
@@ -72,14 +79,3 @@ def _group(root: Path, folder: Path, split: str, tree: str) -> list[Entry]:
         drawn = needed_folder(folder, "infection masks", "infection masks", "infection_masks")
         masks[INFECTION] = files_in(drawn)
     return joined(root, images, masks, split=split)
-
-
-def same_pictures(entries: Iterable[Entry]) -> list[list[Entry]]:
-    """Return groups of entries whose files hold the same bytes, in their order."""
-    by_content: dict[str, list[Entry]] = {}
-    for entry in entries:
-        if entry.path:
-            with open(entry.path, "rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            by_content.setdefault(digest, []).append(entry)
-    return [group for group in by_content.values() if len(group) > 1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,11 @@ from chexseg_platform.data.entries import Entry, MaskFiles
 from chexseg_platform.data.splits import split_patients
 from chexseg_platform.findings import OBSERVATIONS
 
-PICTURES = (".png", ".jpg", ".jpeg", ".dcm", ".gif")
+PICTURES = (
+    ".png", ".jpg", ".jpeg", ".dcm", ".dicom", ".gif", ".bmp", ".tif", ".tiff", ".webp",
+)  # fmt: skip
+"""What is listed. Not all of it can be read: what cannot is refused by name, and not passed over.
+"""
 
 
 class NoCollection(ValueError):
@@ -68,6 +73,7 @@ def joined(
     *,
     split: str,
     kind: str = "",
+    partial: bool = False,
 ) -> list[Entry]:
     """Join images and masks by name: an entry for every name that has either.
 
@@ -78,6 +84,7 @@ def joined(
         images: name -> file.
         masks: structure -> name -> file.
         kind: the entries' `format`.
+        partial: an image may lack some of the masks; these structures are unknown there.
     """
     names = dict.fromkeys([*images, *(name for files in masks.values() for name in files)])
     entries = []
@@ -85,7 +92,7 @@ def joined(
         files = {
             structure: (str(found[name]),) for structure, found in masks.items() if name in found
         }
-        absent = tuple(structure for structure in masks if structure not in files)
+        lacking = tuple(structure for structure in masks if structure not in files)
         path = images.get(name)
         seen = path if path is not None else Path(next(iter(files.values()))[0])
         entries.append(
@@ -98,16 +105,22 @@ def joined(
                 sex=None,
                 age=None,
                 split=split,
-                source=seen.relative_to(root).as_posix()
-                if seen.is_relative_to(root)
-                else seen.name,
+                source=_below(str(root), seen),
                 path=str(path) if path is not None else "",
                 labels=(None,) * len(OBSERVATIONS),
-                mask_files=MaskFiles(files, absent),
+                mask_files=MaskFiles(files, () if partial else lacking),
                 format=kind,
             )
         )
     return entries
+
+
+def _below(root: str, path: Path) -> str:
+    """Return a path below a folder, with "/"; of one elsewhere its name."""
+    # Plain text: there may be a hundred thousand, and pathlib takes its time.
+    text = str(path)
+    inside = text.startswith(root + os.sep)
+    return text[len(root) + 1 :].replace(os.sep, "/") if inside else path.name
 
 
 def shared_out(entries: Iterable[Entry], *, valid: float, test: float, seed: int) -> list[Entry]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from chexseg_platform.data.entries import Entry
 from chexseg_platform.data.masked.files import NoCollection, files_in, joined, needed_folder
+from chexseg_platform.data.splits import PatientInTwoSplits
 from chexseg_platform.findings import ORGANS
 
 FOLDS = (1, 2)
@@ -26,24 +27,38 @@ def read_jsrt(root: Path, masks: Path | None = None, test_fold: int = 2) -> list
 
     Raises:
         NoCollection: without images or without a fold's masks.
+        PatientInTwoSplits: an image has masks in both folds.
     """
     places = ("*.IMG", "*.img", "*/*.IMG", "*/*.img")
     images = {path.stem: path for place in places for path in sorted(root.glob(place))}
     if not images:
         raise NoCollection(f"{root} holds no .IMG file of JSRT, nor does a folder in it")
     base, entries = _scr(masks or root), list[Entry]()
+    named: set[str] = set()
     for fold in FOLDS:
         drawn = needed_folder(base / f"fold{fold}", "masks of the SCR database", "masks")
         found = {organ: files_in(_organ(drawn, organ)) for organ in ORGANS}
         names = {name for files in found.values() for name in files}
+        _check_once(base, names & named)
+        named |= names
         mine = {name: path for name, path in images.items() if name in names}
         split = "test" if fold == test_fold else "train"
         entries += joined(root, mine, found, split=split, kind="jsrt")
-    named = {entry.image_id for entry in entries}
     unread = {name: path for name, path in images.items() if name not in named}
     # In neither fold: nobody drew on them.
     entries += joined(root, unread, {organ: {} for organ in ORGANS}, split="train", kind="jsrt")
     return entries
+
+
+def _check_once(base: Path, both: set[str]) -> None:
+    if both:
+        more = f" and {len(both) - 1:,} more" if len(both) > 1 else ""
+        raise PatientInTwoSplits(
+            f"{min(both)}{more} would be learned from and tested on: there are masks of it in "
+            f"{base / 'fold1'} and in {base / 'fold2'}. Remove those of one fold; SCR has odd "
+            "numbers in fold1, even ones in fold2",
+            sorted(both),
+        )
 
 
 def _scr(folder: Path) -> Path:

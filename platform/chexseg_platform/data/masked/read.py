@@ -15,13 +15,15 @@ from chexseg_platform.data.decode import UnreadableInput
 from chexseg_platform.data.entries import MaskFiles, MaskSet
 
 FORMATS = ("PNG", "GIF", "BMP", "TIFF")
-"""JPEG is none of them: it does not keep 0 and 255."""
-OPEN = ((0,), (255,), (1,), (0, 255), (0, 1))
-"""Values that a mask may have."""
+OPEN = (1, 255, 65_535)
+"""Values that foreground may have; background is 0."""
+SAVE = "Save it with values below 128 as 0 and the others as 255"
+ABOUT = 64
+"""What lies nearer to black or white than this, JPEG may have left there."""
 
 
 def read_mask_files(drawn: MaskFiles) -> MaskSet:
-    """Read an image's masks.
+    """Read an image's masks; one without foreground is an empty mask.
 
     Raises:
         UnreadableInput: reason "mask", for a file that is missing, damaged, of another size than
@@ -38,36 +40,68 @@ def read_mask_files(drawn: MaskFiles) -> MaskSet:
             raise UnreadableInput(
                 "mask", f"The masks differ in size: {first} {_by(mask)}, {name} {_by(other)}."
             )
-    counts = {name: masks.encode(each) for name, each in found.items() if each.any()}
+    counts = {name: masks.encode(each) for name, each in found.items()}
     return MaskSet(mask.shape[0], mask.shape[1], counts)
 
 
 def read_mask(path: str | Path) -> NDArray[np.bool_]:
     """Read one mask file, bool (H, W); errors as `read_mask_files`."""
-    name = Path(path).name
+    # Masks of all structures have one name; it is the folder that tells them apart.
+    name = "/".join(Path(path).parts[-2:])
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            with Image.open(path, formats=FORMATS) as image:
+            with Image.open(path, formats=(*FORMATS, "JPEG")) as image:
                 masks.check_size(image.height, image.width)
-                values = np.asarray(image.convert("L"))
+                values = _values(image, name)
+    except UnreadableInput:
+        raise
     except FileNotFoundError:
         raise UnreadableInput("mask", f"The mask {name} is missing.") from None
     except Exception as problem:
         raise UnreadableInput(
             "mask",
-            f"The mask {name} cannot be read ({type(problem).__name__}): it should be a PNG, GIF, "
-            "BMP or TIFF.",
+            f"The mask {name} cannot be read ({type(problem).__name__}): it should be a sound PNG, "
+            "GIF, BMP or TIFF.",
         ) from None
-    there = tuple(np.unique(values).tolist())
-    if there not in OPEN:
+    there = np.unique(values).tolist()
+    if not any(set(there) <= {0, value} for value in OPEN):
         other = [value for value in there if value not in (0, 255)]
+        shown = ", ".join(f"{value:g}" for value in other[:5]) + ", ..." * (len(other) > 5)
         raise UnreadableInput(
             "mask",
-            f"The mask {name} has the values {', '.join(map(str, other[:5]))} besides 0 and 255: "
-            "masks are black and white, not probabilities, labels or JPEG.",
+            f"The mask {name} has the values {shown} besides 0 and 255: {_advice(there)}",
         )
     return values > 0
+
+
+def _values(image: Image.Image, name: str) -> NDArray:
+    """Return a mask's values as they are, grey; colours as their brightness."""
+    if image.format == "JPEG":
+        raise UnreadableInput(
+            "mask",
+            f"The mask {name} is a JPEG, which does not keep black and white. {SAVE}, as a PNG.",
+        )
+    if image.mode.startswith(("I", "F")):  # `convert` would make white of what is above 255
+        return np.asarray(image)
+    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+        low, high = image.convert("RGBA").getchannel("A").getextrema()
+        if low != high:
+            raise UnreadableInput(
+                "mask",
+                f"The mask {name} is transparent in places: save it as black and white, without "
+                "transparency.",
+            )
+    return np.asarray(image.convert("L"))
+
+
+def _advice(values: Sequence[float]) -> str:
+    """Say what to do about a mask that is not black and white."""
+    if max(values) < ABOUT:
+        return "if they are labels, give each structure a file of its own, black and white."
+    if max(values) <= 255 and not any(ABOUT <= value <= 255 - ABOUT for value in values):
+        return f"JPEG leaves such behind. {SAVE}, as a PNG."
+    return f"masks are black and white, not probabilities. {SAVE}, or at another threshold."
 
 
 def _union(name: str, paths: Sequence[str]) -> NDArray[np.bool_]:

@@ -10,11 +10,11 @@ from chexseg_platform.data import masks
 from chexseg_platform.data.decode import UnreadableInput, read_jsrt
 from chexseg_platform.data.entries import BrokenTable, Entry, MaskFiles, MaskSizeError
 from chexseg_platform.data.masked.collection import read_collection
-from chexseg_platform.data.masked.covid_qu_ex import read_covid_qu_ex, same_pictures
+from chexseg_platform.data.masked.covid_qu_ex import read_covid_qu_ex
 from chexseg_platform.data.masked.files import NoCollection
 from chexseg_platform.data.masked.read import read_mask, read_mask_files
 from chexseg_platform.data.rows import make_row
-from chexseg_platform.data.splits import PatientInTwoSplits, assert_disjoint
+from chexseg_platform.data.splits import PatientInTwoSplits
 from chexseg_platform.findings import ORGANS
 from PIL import Image
 
@@ -132,10 +132,8 @@ def test_jsrt_lacks_a_mask_or_an_image(scr: Path) -> None:
 def test_a_patient_in_both_folds(scr: Path) -> None:
     for organ in ORGANS:
         mask(scr / "scratch/fold2/masks" / organ.lower() / "JPCLN001.gif", side=1024)
-    found = read_collection(Collection(layout="jsrt", root=str(scr), valid=0.0))
-    by_split = {name: [e for e in found if e.split == name] for name in ("train", "test")}
-    with pytest.raises(PatientInTwoSplits, match="JPCLN001"):
-        assert_disjoint(by_split)
+    with pytest.raises(PatientInTwoSplits, match=r"JPCLN001 would .* in .*fold1 and in .*fold2"):
+        read_collection(Collection(layout="jsrt", root=str(scr), valid=0.0))
 
 
 def covid(base: Path, tree: str, split: str, group: str, name: str, seed: int) -> None:
@@ -166,17 +164,20 @@ def test_covid_qu_ex(quex: Path) -> None:
     }  # fmt: skip
     assert rows_of(found[0]) == {"Lungs": [2, 3, 4, 5, 6, 7], "COVID-19 Infection": [3, 4]}
     # An empty mask says that there is no infection: the image was read.
-    assert rows_of(found[1]) == {"Lungs": [2, 3, 4, 5, 6, 7]}
+    assert rows_of(found[1]) == {"Lungs": [2, 3, 4, 5, 6, 7], "COVID-19 Infection": []}
     lungs = read_covid_qu_ex(quex, "lungs")
     assert splits(lungs) == {"valid": ["covid_9"], "train": ["non_COVID (8)"]}
     inner = quex / "Infection Segmentation Data" / "Infection Segmentation Data"
     assert splits(read_covid_qu_ex(inner)) == splits(found)
 
 
-def test_pictures_that_both_trees_hold(quex: Path) -> None:
-    both = read_covid_qu_ex(quex) + read_covid_qu_ex(quex, "lungs")
-    ((first, second),) = same_pictures(both)
-    assert (first.image_id, second.image_id) == ("non_COVID (7)", "non_COVID (8)")
+def test_a_group_of_another_name_is_not_passed_over(quex: Path) -> None:
+    folder = quex / "Lung_Segmentation_Data/Train"
+    (folder / "Non-COVID").rename(folder / "Non_COVID")
+    assert len(read_covid_qu_ex(quex, "lungs")) == 2
+    (folder / "Non_COVID").rename(folder / "pneumonia")
+    with pytest.raises(NoCollection, match="holds pneumonia, which is none of COVID-19, Non-COVID"):
+        read_covid_qu_ex(quex, "lungs")
 
 
 def test_covid_qu_ex_joins_by_name(quex: Path) -> None:
@@ -199,7 +200,8 @@ def test_the_real_sample_of_covid_qu_ex() -> None:
     rows = [make_row(entry, 256) for entry in found]
     assert {(row.height, row.width, row.split) for row in rows} == {(256, 256, "test")}
     assert all("Lungs" in (row.masks or {}) for row in rows)
-    infected = {row.image_id for row in rows if "COVID-19 Infection" in (row.masks or {})}
+    assert all("COVID-19 Infection" in (row.masks or {}) for row in rows)
+    infected = {e.image_id for e in found if rows_of(e)["COVID-19 Infection"]}
     assert infected == {name.image_id for name in found if name.image_id.startswith("covid_")}
 
 
@@ -268,6 +270,7 @@ def test_a_folder_with_splits_and_patients(folder: Path) -> None:
     ("text", "said"),
     [
         ("image\na\n", "column 'patient': there is no such column"),
+        ("image;patient\na;p\n", "column 'image': there is no such column"),
         ("image,patient\na,\n", "row 2: an empty cell"),
         ("image,patient\na,p\nb,p\n", "c is not listed"),
         ("image,patient\na,p\na,q\n", "a has two patients"),
@@ -289,13 +292,85 @@ def test_one_patient_is_in_one_split_only(folder: Path) -> None:
     assert len({e.split for e in found if e.patient == "p"}) == 1
 
 
+def test_patients_in_another_encoding(folder: Path) -> None:
+    (folder / "patients.csv").write_bytes("image,patient\na,Zoë".encode("latin-1"))
+    with pytest.raises(BrokenTable, match="no text in UTF-8"):
+        read(folder)
+
+
+def test_a_structure_that_some_images_have(folder: Path) -> None:
+    """It is unknown of the others, and they are kept."""
+    (folder / "masks/heart/b.png").unlink()
+    mask(folder / "masks/heart/c.png", slice(0, 0))
+    assert [rows_of(entry) for entry in read(folder)] == [
+        {"Aortic arch": [5], "Heart": [1, 2]},
+        {"Aortic arch": [5]},
+        {"Aortic arch": [5], "Heart": []},
+    ]
+
+
+def split_folder(root: Path, **splits: str) -> Path:
+    """An image and a mask of the heart for each letter of a split."""
+    for split, names in splits.items():
+        for name in names:
+            picture(root / split / "images" / f"{name}.png", ord(name))
+            mask(root / split / "masks/heart" / f"{name}.png")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda f: (f / "valid").rename(f / "val"), "val is none of the splits train, valid, test"),
+        (lambda f: picture(f / "images/d.png"), "holds images beside its splits"),
+        (
+            lambda f: mask(f / "train/masks/a.png"),
+            r"masks holds a\.png itself: give each structure",
+        ),
+        (lambda f: mask(f / "train/masks/Heart/a.png"), "two folders of Heart"),
+        (lambda f: (f / "train/masks/lungs").mkdir(), "lungs holds no mask"),
+    ],
+)
+def test_a_folder_that_is_laid_out_otherwise(
+    tmp_path: Path, change: Callable[[Path], object], said: str
+) -> None:
+    change(split_folder(tmp_path, train="ab", valid="c"))
+    with pytest.raises(NoCollection, match=said):
+        read(tmp_path)
+
+
+def jpeg(folder: Path) -> None:
+    """The mask of `a` as a JPEG by name and content, as people save them."""
+    file = mask(folder / "masks/heart/a.png")
+    with Image.open(file) as image:
+        image.convert("L").save(file.with_suffix(".jpg"))
+    file.unlink()
+
+
+def saved(values: np.ndarray) -> Callable[[Path], None]:
+    return lambda folder: Image.fromarray(values).save(folder / "masks/heart/a.png")
+
+
+GREYS = np.linspace(0, 255, SIDE * SIDE).astype(np.uint8).reshape(SIDE, SIDE)
+DRAWN = np.where(GREYS > 127, 255, 0).astype(np.uint8)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         (lambda f: mask(f / "masks/heart/a.png", value=100), "values 100 besides 0 and 255"),
         (lambda f: mask(f / "masks/heart/a.png", side=8), "differ in size: Aortic arch 16 x 16"),
-        (lambda f: (f / "masks/heart/a.png").write_bytes(b"no"), "mask a.png cannot be read"),
-        (lambda f: (f / "masks/heart/a.png").unlink(), "There is no mask of Heart"),
+        (lambda f: (f / "masks/heart/a.png").write_bytes(b"no"), "mask heart/a.png cannot be read"),
+        (saved(GREYS), "1, 2, 3, 4, 5, ... besides 0 and 255: masks are black and white, not"),
+        (saved(DRAWN // 255 * 2), "values 2 besides 0 and 255: if they are labels, give each"),
+        (
+            saved(DRAWN // 255 * 252 + GREYS % 4),
+            "JPEG leaves such behind. Save it with values below",
+        ),
+        (saved(GREYS.astype(np.uint16) * 257), "257, 514, 771, 1028, 1285, ... besides"),
+        (saved(np.dstack([DRAWN * 0] * 3 + [DRAWN])), "heart/a.png is transparent in places"),
+        (jpeg, r"heart/a\.jpg is a JPEG, which does not keep black and white"),
+        (lambda f: [p.unlink() for p in f.glob("masks/*/a.png")], "no mask of it in any folder"),
     ],
 )
 def test_masks_that_cannot_be_used(
@@ -316,6 +391,24 @@ def test_masks_of_another_aspect_than_their_image(folder: Path) -> None:
         make_row(read(folder)[0], SIDE)
 
 
+@pytest.mark.parametrize("value", [1, 255, 65_535])
+def test_values_of_foreground(tmp_path: Path, value: int) -> None:
+    drawn = (DRAWN > 0) * np.array(value, np.uint16 if value > 255 else np.uint8)
+    Image.fromarray(drawn).save(tmp_path / "a.png")
+    assert np.array_equal(read_mask(tmp_path / "a.png"), DRAWN > 0)
+
+
+def test_an_image_in_a_format_that_is_not_read_is_listed(folder: Path) -> None:
+    (folder / "images/a.png").rename(folder / "images/a.webp")
+    with Image.open(folder / "images/b.png") as image:
+        image.save(folder / "images/b.tif")
+    (folder / "images/b.png").unlink()
+    for entry in read(folder)[:1]:
+        assert make_row(entry, SIDE).image_id == "a"  # its content is PNG
+    with pytest.raises(UnreadableInput, match="The content is TIFF"):
+        make_row(read(folder)[1], SIDE)
+
+
 def test_two_files_of_one_name(folder: Path) -> None:
     picture(folder / "images/a.jpg")
     with pytest.raises(NoCollection, match=r"a\.jpg and a\.png"):
@@ -326,6 +419,10 @@ def test_two_files_of_one_name(folder: Path) -> None:
 def test_a_folder_of_something_else(tmp_path: Path, layout: str) -> None:
     (tmp_path / "holiday.png").touch()
     wish = Collection(layout=layout, root=str(tmp_path))  # type: ignore[arg-type]
+    with pytest.raises(NoCollection, match=str(tmp_path)):
+        read_collection(wish)
+    for place in ("images", "masks/heart"):
+        (tmp_path / place).mkdir(parents=True)
     with pytest.raises(NoCollection, match=str(tmp_path)):
         read_collection(wish)
     gone = Collection(layout=layout, root=str(tmp_path / "gone"))  # type: ignore[arg-type]
