@@ -3,14 +3,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.installed
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo demo-doll test check bench clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo    a whole experiment and a sweep on chest X-ray phantoms, in ./workspace"
-	@echo "make test    checks, unit and integration tests"
-	@echo "make check   lint, format and types only"
-	@echo "make bench   benchmarks (one of them: make bench ONLY=saliency)"
+	@echo "make demo        a whole experiment and a sweep on chest X-ray phantoms, in ./workspace"
+	@echo "make demo-doll   explanations as pre-training, in ./workspace"
+	@echo "make test        checks, unit and integration tests"
+	@echo "make check       lint, format and types only"
+	@echo "make bench       benchmarks (one of them: make bench ONLY=saliency)"
 
 $(READY): pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { \
@@ -35,6 +36,14 @@ demo: $(READY)
 	@echo "  $(BIN)/chexseg-platform config show experiments/demo.yaml"
 	@echo "  make demo                                  again: it finds everything finished"
 	@echo "Your own data: copy experiments/chexseg.yaml, change its paths, then check and run it."
+
+demo-doll: $(READY)
+	$(BIN)/chexseg-platform finetune experiments/doll-demo.yaml --workspace workspace
+	@echo
+	@echo "Next:"
+	@echo "  $(BIN)/chexseg-platform ui                 curves, tables and every training in MLflow"
+	@echo "  ls workspace/finetuning/*/parts          tables and curves"
+	@echo "  $(BIN)/chexseg-platform finetune experiments/doll-phantom.yaml   the whole experiment, hours"
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -21,6 +21,7 @@ from chexseg_platform.plainyaml import parse_yaml, yaml_value
 
 MAX_BYTES = 1 << 20
 START = "segmenter:"
+INITIALISATIONS = "finetune.initialisations"
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def _paths_from(value: dict[str, Any], folder: Path, given: Mapping[str, Any]) -
     """
     for key, section, name in _path_fields(value):
         overridden = any(k in given for k in (key, *_parents(key)))
-        prefix = START if key.endswith(".init") else ""
+        prefix = START if _is_start(key) else ""
         path = section[name].removeprefix(prefix)
         section[name] = prefix + _absolute(path, Path.cwd() if overridden else folder)
 
@@ -144,8 +145,7 @@ def _path_fields(value: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
         text = section[name] if isinstance(section, list) else section.get(name)
         if not isinstance(text, str) or text in ("", "imagenet"):
             continue
-        # A start is a word, or `segmenter:` and a path.
-        if not key.endswith(".init") or (text.startswith(START) and text != START):
+        if not _is_start(key) or (text.startswith(START) and text != START):
             yield key, section, name
 
 
@@ -155,11 +155,15 @@ def _fields_with_paths(value: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
         for name in ("table", "root", "labels", "truth", "benchmark", "points"):
             if isinstance(table, dict):
                 yield f"data.tables.{number}.{name}", table, name
-    collections = _section(value, "data").get("collections")
-    for number, collection in enumerate(collections if isinstance(collections, list) else []):
-        for name in ("root", "masks"):
-            if isinstance(collection, dict):
-                yield f"data.collections.{number}.{name}", collection, name
+    yield from _collections("data", _section(value, "data"))
+    tasks = _section(_section(value, "finetune"), "tasks")
+    for task in tasks:
+        yield from _collections(f"finetune.tasks.{task}", _section(tasks, task))
+    initialisations = _section(_section(value, "finetune"), "initialisations")
+    for name in initialisations:
+        yield f"{INITIALISATIONS}.{name}", initialisations, name
+    for section in ("pretrain", "finetune"):
+        yield f"{section}.segmenter.init", _section(_section(value, section), "segmenter"), "init"
     for key, name in (("classifier", "weights"), ("segmenter", "init"), ("resources", "cache")):
         yield f"{key}.{name}", _section(value, key), name
     arms = _section(value, "arms")
@@ -170,6 +174,19 @@ def _fields_with_paths(value: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
         paths = swept_field(key) in ("segmenter.init", "classifier.weights")
         for place in range(len(values) if paths and isinstance(values, list) else 0):
             yield f"tune.space.{key}", values, place
+
+
+def _collections(place: str, section: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    found = section.get("collections")
+    for number, collection in enumerate(found if isinstance(found, list) else []):
+        for name in ("root", "masks"):
+            if isinstance(collection, dict):
+                yield f"{place}.collections.{number}.{name}", collection, name
+
+
+def _is_start(key: str) -> bool:
+    """Whether a field is a word, or `segmenter:` and a path."""
+    return key.endswith(".init") or key.startswith(f"{INITIALISATIONS}.")
 
 
 def _section(value: dict[str, Any], name: str) -> dict[str, Any]:
@@ -218,7 +235,8 @@ def _sentence(key: str, errors: Sequence[Any]) -> str:
     if kind == "missing":
         return f"{key} is missing"
     if kind == "value_error":
-        return f"{key}: {errors[0]['ctx']['error']}"
+        said = str(errors[0]["ctx"]["error"])
+        return f"{key}: {said}" if key else said  # of the file as a whole
     if kind == "too_short":
         return f"{key}: it is empty; give at least {errors[0]['ctx']['min_length']}"
     shown = "a section" if isinstance(got, dict) else yaml_value(got)

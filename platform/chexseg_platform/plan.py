@@ -143,7 +143,8 @@ def _unused(settings: Saliency) -> set[str]:
     unused = {"ensemble", "irnet"} | _neutral(settings, NEUTRAL)
     unused |= set() if settings.threshold == "mass" else {"mass"}
     unused |= set() if settings.pool == "superpixels" else {"regions"}
-    unused |= set() if settings.method == "integrated-gradients" else {"integrated"}
+    of_gradients = {"integrated", "completeness"}
+    unused |= set() if settings.method == "integrated-gradients" else of_gradients
     return unused | ({"sign"} if settings.method == "grad-cam" else {"features"})
 
 

@@ -30,8 +30,9 @@ WIDTH = 10.0
 """Inches of a figure: 1,200 pixels."""
 PANELS = 3
 """Side by side, at most."""
-SPREAD = 0.5
-"""Share of the space between two fractions over which the initialisations' bars are spread."""
+SPREAD, WIDEST = 0.5, 0.35
+"""Share of the space between two fractions over which the initialisations' bars are spread, and
+the most of it, as a logarithm of the number of images."""
 
 
 def initialisation_looks(names: Sequence[str], proposed: str) -> dict[str, Look]:
@@ -85,7 +86,8 @@ def _label_panel(axes: Axes, values: Sequence[Value], names: Sequence[str], prop
 def _shift(images: Sequence[int], share: float) -> float:
     """Factor that moves a point along a logarithmic axis by a share of its spread."""
     gaps = np.diff(np.log(sorted(set(images))))
-    return float(np.exp(SPREAD * share * (gaps.min() if len(gaps) else 1.0)))
+    spread = min(SPREAD * (gaps.min() if len(gaps) else 1.0), WIDEST)
+    return float(np.exp(share * spread))
 
 
 def _label_line(

@@ -264,6 +264,30 @@ def test_weights_and_cache_start_at_the_file_too(file, tmp_path, monkeypatch):
     )
 
 
+GRID = (
+    PLAIN
+    + """pretrain: {segmenter: {init: "segmenter:p"}}
+finetune:
+  tasks:
+    organs: {collections: [{layout: jsrt, root: j, masks: s}]}
+    mine: {collections: [{layout: folder, root: /m}]}
+  initialisations: {random: random, doll: "pretrained:doll", other: "segmenter:o"}
+"""
+)
+
+
+def test_paths_of_fine_tunings_start_at_the_file_too(file, tmp_path, monkeypatch):
+    (tmp_path / "studies").mkdir()
+    path, here = file(GRID, "studies/study.yaml"), tmp_path / "studies"
+    made = load(path).experiment
+    (organs,) = made.finetune.tasks["organs"].collections
+    assert (organs.root, organs.masks) == (str(here / "j"), str(here / "s"))
+    assert made.finetune.tasks["mine"].collections[0].root == "/m"
+    starts = {"random": "random", "doll": "pretrained:doll", "other": f"segmenter:{here / 'o'}"}
+    assert made.finetune.initialisations == starts
+    assert made.pretraining.init == f"segmenter:{here / 'p'}"
+
+
 def test_paths_of_an_override_start_where_the_command_is_given(file, tmp_path, monkeypatch):
     (tmp_path / "studies").mkdir()
     (tmp_path / "work").mkdir()

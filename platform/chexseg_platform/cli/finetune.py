@@ -29,11 +29,13 @@ dry_option = click.option("--dry-run", is_flag=True, help="Print the plan and st
 @click.option(
     "--family", "families", multiple=True, help="Of pretrain.families; by default all. Repeatable."
 )
+@click.option("--labels", is_flag=True, help="Only make the labels and compare them.")
 @options(set_option, workspace_option, tracking_option)
 @sentences
 def pretrain(
     experiment: str,
     families: Sequence[str],
+    labels: bool,
     overrides: Sequence[str],
     workspace: str,
     no_tracking: bool,
@@ -48,9 +50,9 @@ def pretrain(
     from chexseg_platform.stages.pretrain import pretrain as run
 
     with cluster(), tracker_of(loaded, context, no_tracking) as tracker:
-        made = run(context, loaded.experiment, families, tracker, click.echo)
-    for name, segmenter in made.items():
-        click.echo(f"{name}: {segmenter.kind}  {segmenter.uri}")
+        made = run(context, loaded.experiment, families, tracker, click.echo, labels_only=labels)
+    for name, artifact in made.items():
+        click.echo(f"{name}: {artifact.kind}  {artifact.uri}")
     say_where_to_look(workspace, no_tracking)
 
 

@@ -35,7 +35,9 @@ class Pretrain(Section):
     def _fields_of_saliency(cls, families: dict[str, Family]) -> dict[str, Family]:
         for name in families:
             check_name(name)
-        check_variants(((name,), Saliency, each.saliency) for name, each in families.items())
+        check_variants(
+            ((name, "saliency"), Saliency, each.saliency) for name, each in families.items()
+        )
         return families
 
     @field_validator("segmenter")

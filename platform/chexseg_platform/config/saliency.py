@@ -159,8 +159,6 @@ class Saliency(Section):
     def _settings_agree(self) -> Saliency:
         if self.refine == "irnet" and self.classes != "findings":
             raise ValueError("irnet refines maps of the ten findings: set classes to findings")
-        if self.completeness is not None and self.method != "integrated-gradients":
-            raise ValueError("completeness is of integrated-gradients: leave it out, or take these")
         return self
 
     @field_validator("ensemble")

@@ -33,8 +33,13 @@ def pretrain(
     families: Sequence[str],
     tracker: Tracker,
     say: Say,
+    *,
+    labels_only: bool = False,
 ) -> dict[str, Artifact]:
     """Pre-train on some families, all where none is named; return their segmenters.
+
+    Args:
+        labels_only: make and compare the labels, and train no segmenter: return the labels.
 
     Raises:
         UnknownFamily: saying which there are.
@@ -42,14 +47,17 @@ def pretrain(
     names = _named(experiment, families)
     dataset_print = plan.dataset_print(experiment.data, context.workspace)
     prints = [plan.rounds_of(experiment, name, dataset_print)[-1].segmenter for name in names]
-    key = fingerprint("pretrained", {"of": prints})
+    key = fingerprint("pretrained", {"of": prints, "labels": labels_only})
     parent = records.top_run(tracker, experiment, key, f"{experiment.name} pretrain")
     dataset, experts = ingest_tracked(context, experiment, parent, say)
-    made = {
-        name: pretrain_tracked(context, experiment, name, dataset, experts, parent, say)
-        for name in names
-    }
-    labels = {name: each.labels for name, each in made.items()}
+    made, labels = dict[str, Artifact](), dict[str, Artifact]()
+    for name in names:
+        say(f"{name}:")
+        given = (context, experiment, name, dataset, experts, parent, say)
+        if labels_only:
+            labels[name] = labels_tracked(*given)[1]
+        else:
+            labels[name], made[name] = pretrain_tracked(*given)
     split = experiment.evaluation.split
     found = compare_labels(labels, dataset, split)
     if found:
@@ -57,7 +65,7 @@ def pretrain(
         parent.text("label-families.csv", csv_bytes(rows_of(found)).decode())
         say(f"\n{render(found, split)}")
     parent.finish()
-    return {name: each.segmenter for name, each in made.items()}
+    return labels if labels_only else made
 
 
 def _named(experiment: Experiment, families: Sequence[str]) -> list[str]:
@@ -96,8 +104,7 @@ def pretrain_tracked(
     """
     variant = experiment.family(family)
     rounds = plan.rounds_of(experiment, family, dataset.fingerprint)
-    classifiers = classify_tracked(context, variant, dataset, parent, say)
-    labels = explain_tracked(context, variant, dataset, classifiers, experts, parent, say)
+    classifiers, labels = labels_tracked(context, experiment, family, dataset, experts, parent, say)
 
     def learned(labels: Artifact, made: plan.Round) -> Artifact:
         key = f"{family}, round {rounds.index(made)}" if len(rounds) > 1 else family
@@ -114,6 +121,22 @@ def pretrain_tracked(
             break
         labels, segmenter = new, learned(new, made)
     return Pretrained(labels, segmenter)
+
+
+def labels_tracked(
+    context: Context,
+    experiment: Experiment,
+    family: str,
+    dataset: Artifact,
+    experts: Experts,
+    parent: RunRef,
+    say: Say,
+) -> tuple[list[Artifact], Artifact]:
+    """Return a family's classifiers, and its pseudo-labels before any self-distillation."""
+    variant = experiment.family(family)
+    classifiers = classify_tracked(context, variant, dataset, parent, say)
+    labels = explain_tracked(context, variant, dataset, classifiers, experts, parent, say)
+    return classifiers, labels
 
 
 def _order(

@@ -49,11 +49,3 @@ def test_what_is_no_model_is_said(tmp_path: Path, artifact: str) -> None:
     weights.write_bytes(b"x")
     with pytest.raises(CorruptArtifact, match="damaged"):
         first_weights.files(artifact)
-
-
-@pytest.mark.parametrize(
-    ("init", "folder"),
-    [("random", None), ("segmenter:", None), ("segmenter:s3://b/x", "s3://b/x"), ("other:x", None)],
-)
-def test_the_folder_of_a_start(init: str, folder: str | None) -> None:
-    assert first_weights.folder_of(init) == folder
