@@ -472,3 +472,33 @@ def test_the_images_of_a_task_are_checked_before_it_is_learned(
     wish = experiment(tables(phantom)).model_copy(update={"finetune": grid})
     found = check(wish, Workspace(tmp_path / "w"), tmp_path / "weights", finetune=True)
     assert any(p.what.startswith("finetune.tasks.lungs: 1 of 7 lack their image") for p in found)
+
+
+def grid(phantom: Path, **fields: object) -> Experiment:
+    """Fine-tunings from a family, in which some fields of `finetune.segmenter` are set."""
+    organs = Task(phantom=Phantom(layout="folder", train=4, valid=2, test=2, size=64))
+    made = experiment(tables(phantom)).model_dump(exclude={"arms"})
+    return Experiment.model_validate(
+        {
+            **made,
+            "pretrain": {},
+            "finetune": {"tasks": {"organs": organs.model_dump()}, "segmenter": fields},
+        }
+    )
+
+
+def said_of_grid(wish: Experiment, tmp_path: Path) -> list[str]:
+    found = check(wish, Workspace(tmp_path / "w"), tmp_path / "weights", arms=False, finetune=True)
+    return [problem.text for problem in found if problem.fatal]
+
+
+def test_starts_of_fine_tunings_are_built(phantom: Path, tmp_path: Path) -> None:
+    assert said_of_grid(grid(phantom), tmp_path) == []
+    said = said_of_grid(grid(phantom, architecture="FPN"), tmp_path)
+    # The encoder fits; what else the family's segmenter holds does not.
+    assert len(said) == 1
+    assert said[0].startswith("finetune.initialisations.doll.init: The segmenter checkpoint does")
+    assert said[0].endswith("It holds Unet on resnet18.")
+    said = said_of_grid(grid(phantom, encoder="resnet34"), tmp_path)
+    assert len(said) == 3  # of the classifier, the family's encoder, and all of the family
+    assert sum(text.endswith("It holds Unet on resnet18.") for text in said) == 2

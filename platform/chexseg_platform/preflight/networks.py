@@ -119,7 +119,9 @@ def check_networks(
         network = f"{segmentation.spec_of(settings)} {start}"
         if network not in seen:
             seen.add(network)
-            yield from _segmenter(item, classifiers[key], weights)
+            # Points of a sweep are experiments of their own; all others share the pre-training.
+            base = item.experiment if item.place == "tune.space" else experiment
+            yield from _segmenter(item, base, classifiers[key], weights)
 
 
 def _explained(experiment: Experiment) -> Iterator[Wanted]:
@@ -183,14 +185,16 @@ def _features(item: Wanted, classifier: Classifier) -> Iterator[Problem]:
         yield Problem(f"{item.field('saliency.features')}: {error}")
 
 
-def _segmenter(item: Wanted, classifier: nn.Module | None, weights: Path) -> Iterator[Problem]:
+def _segmenter(
+    item: Wanted, base: Experiment, classifier: nn.Module | None, weights: Path
+) -> Iterator[Problem]:
     settings = item.settings
     if settings.init == "imagenet":
         field = item.field("segmenter.init")
         yield from _encoder_weights(field, "imagenet", settings.encoder, weights)
     start = None
     try:
-        start = _start(item.experiment, classifier)
+        start = _start(settings.init, base, classifier)
     except ValueError as error:
         # The network is built all the same: it may be wrong, too.
         yield _about(item, error)
@@ -207,9 +211,10 @@ def _about(item: Wanted, error: ValueError) -> Problem:
     return Problem(f"{item.field(f'segmenter.{name}') if name else item.place}: {error}")
 
 
-def _start(experiment: Experiment, classifier: nn.Module | None) -> segmentation.Start | None:
+def _start(
+    init: str, experiment: Experiment, classifier: nn.Module | None
+) -> segmentation.Start | None:
     """Return a start of the right shapes and no meaning."""
-    init = experiment.segmenter.init
     if starts.family_of(init) is not None:
         spec = segmentation.spec_of(experiment.pretraining)
         kind = "encoder" if init.startswith("encoder") else "segmenter"
