@@ -27,7 +27,7 @@ from chexseg_platform.stages.efficiency import Finetuned, write_tables
 from chexseg_platform.stages.ingest import ingest
 from chexseg_platform.stages.orders import Masks, Order, start_of
 from chexseg_platform.stages.pretrain import Pretrained, pretrain_tracked
-from chexseg_platform.stages.tracked import Say, classify_tracked, ingest_tracked
+from chexseg_platform.stages.tracked import Say, classify_tracked, ingest_tracked, left_out
 from chexseg_platform.starts import family_of
 from chexseg_platform.tasks import Cell
 from chexseg_platform.tracking import RunRef, Tracker
@@ -108,6 +108,7 @@ def _ready(
     say(
         f"{name}  {', '.join(classes)}: {len(work.train)} images to learn from, "
         f"{len(work.valid)} for thresholds and checkpoints, {len(tested)} to test on"
+        f"{left_out(dataset)}"
     )
     return work
 

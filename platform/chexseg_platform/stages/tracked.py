@@ -102,13 +102,20 @@ def describe_dataset(dataset: Artifact, experts: Experts) -> str:
         f"{name} {s['images']:,} images of {s['patients']:,} patients"
         for name, s in summary["splits"].items()
     )
-    rejected = sum(summary["rejected"].values())
-    left = f"; {rejected} rejected, see rejected.parquet" if rejected else ""
     return (
-        f"dataset  {splits} at {summary['size']} px{left}\n"
+        f"dataset  {splits} at {summary['size']} px{left_out(dataset)}\n"
         f"         expert masks: {len(experts.train)} images to learn from, "
         f"{len(experts.valid)} held for validation"
     )
+
+
+def left_out(dataset: Artifact) -> str:
+    """Say how many inputs a dataset has not; empty where it has all."""
+    rejected = sum(dataset.summary["rejected"].values())
+    doubles = dataset.summary.get("doubles", 0)  # datasets of earlier versions do not say
+    said = [f"; {rejected} rejected"] if rejected else []
+    said += [f"; {doubles} left out that are there twice"] if doubles else []
+    return f"{''.join(said)}, see rejected.parquet" if said else ""
 
 
 def describe_classifier(classifier: Artifact) -> str:
