@@ -114,6 +114,14 @@ def test_an_arm_may_start_from_a_family() -> None:
     assert [training.arm for (training, a), (_, b) in pairs if a != b] == ["mix from doll"]
 
 
+def test_points_of_a_sweep_share_what_is_pre_trained() -> None:
+    made = experiment(segmenter={"lr": 1e-3, "augment": {"rotate": 5.0}})
+    point = made.variant({"lr": 1e-2, "init": "pretrained:doll", "augment": {"scale": 0.1}})
+    assert point.pretraining == made.pretraining
+    assert rounds_of(point, "doll", "d") == rounds_of(made, "doll", "d")
+    assert made.finetuning("random").lr == 1e-3
+
+
 def test_a_grid_says_what_is_done(tmp_path: Path) -> None:
     made, workspace = experiment(), Workspace(tmp_path)
     cells = tasks.cells_of(made, workspace)

@@ -217,8 +217,14 @@ class Experiment(Section):
         return self.model_copy(update={"classifier": classifier, "seed": seed})
 
     def variant(self, fields: Mapping[str, Any]) -> Experiment:
-        """Return the experiment with fields replaced (`swept_field`); in `augment` one by one."""
+        """Return the experiment with fields replaced (`swept_field`); in `augment` one by one.
+
+        What is pre-trained stays as it is, whatever becomes of the segmenter's fields.
+        """
         value = self.model_dump()
+        if self.pretrain is not None:
+            own = self.pretraining.model_dump(exclude={"expert_validation"})
+            value["pretrain"]["segmenter"] = own
         for key, new in fields.items():
             *sections, name = swept_field(key).split(".")
             place = value

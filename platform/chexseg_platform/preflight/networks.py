@@ -119,9 +119,7 @@ def check_networks(
         network = f"{segmentation.spec_of(settings)} {start}"
         if network not in seen:
             seen.add(network)
-            # Points of a sweep are experiments of their own; all others share the pre-training.
-            base = item.experiment if item.place == "tune.space" else experiment
-            yield from _segmenter(item, base, classifiers[key], weights)
+            yield from _segmenter(item, experiment, classifiers[key], weights)
 
 
 def _explained(experiment: Experiment) -> Iterator[Wanted]:
