@@ -1,4 +1,4 @@
-"""Pictures of masks on X-rays: a sheet of cases, a page of saliency maps, an image's findings.
+"""Pictures of masks on X-rays: a sheet of cases, a page of saliency maps, an image's outlines.
 
 Masks are drawn as contours with a dark edge, never filled: a filled mask hides the image that it
 is about, and a thin light line vanishes on bone. Arrays are best at the model's size; a picture
@@ -8,10 +8,13 @@ shows no more.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from colorsys import hsv_to_rgb
 from dataclasses import dataclass
+from itertools import cycle
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
@@ -36,6 +39,15 @@ FINDING_COLOURS = dict(
     )
 )  # fmt: skip
 """Ten colours that are bright on an X-ray; more cannot all be told apart, so legends name them."""
+
+BRIGHT = tuple(
+    to_hex(hsv_to_rgb(hue / 24, saturation, 1.0))
+    for saturation in (0.6, 0.4, 0.2)
+    for hue in range(24)
+)
+"""Further colours, for classes that are no findings and come after the ten."""
+LONGEST = 30
+"""Letters of a name in a legend."""
 
 
 @dataclass(frozen=True)
@@ -117,30 +129,72 @@ def saliency_page(cases: Sequence[MapCase], *, title: str = "") -> Figure:
     return figure
 
 
-def findings_page(image: np.ndarray, masks: Mapping[str, np.ndarray], *, title: str = "") -> Figure:
-    """An image beside itself with every finding outlined.
+def class_colours(classes: Sequence[str]) -> dict[str, str]:
+    """Return a colour for each class: a finding has its own, wherever it is drawn.
+
+    The other classes take what is left of the ten, in order, then, of `BRIGHT`, what differs most
+    from all that are taken; where that has been used up too, colours come again.
+    """
+    colours = {name: FINDING_COLOURS[name] for name in classes if name in FINDING_COLOURS}
+    others = [name for name in classes if name not in colours]
+    free = [colour for colour in FINDING_COLOURS.values() if colour not in colours.values()]
+    further = len(others) - len(free)
+    free += _most_different(list(FINDING_COLOURS.values()), min(max(further, 0), len(BRIGHT)))
+    colours |= dict(zip(others, cycle(free), strict=False))
+    return {name: colours[name] for name in classes}
+
+
+def _most_different(taken: Sequence[str], count: int) -> list[str]:
+    """Choose colours one after another, each the farthest from its nearest among those before."""
+    bright = np.array([to_rgb(colour) for colour in BRIGHT])
+    nearest = np.full(len(bright), np.inf)
+    for colour in taken:
+        nearest = np.minimum(nearest, np.linalg.norm(bright - to_rgb(colour), axis=1))
+    chosen = []
+    for _ in range(count):
+        best = int(nearest.argmax())
+        chosen.append(BRIGHT[best])
+        nearest = np.minimum(nearest, np.linalg.norm(bright - bright[best], axis=1))
+    return chosen
+
+
+def outlines_page(
+    image: np.ndarray,
+    masks: Mapping[str, np.ndarray],
+    colours: Mapping[str, str],
+    *,
+    title: str = "",
+) -> Figure:
+    """An image beside itself with everything that was found outlined.
 
     Args:
         image: uint8 (H, W).
-        masks: finding -> bool (H, W); those that are empty are not named.
+        masks: class -> bool (H, W); those that are empty are not named.
+        colours: class -> its colour, in the order in which they are drawn; see `class_colours`.
     """
     shape = image.shape[0] / image.shape[1]
-    figure, grid = _tiles(1, 2, 4.2, 4.2 * min(2.0, max(0.4, shape)) + 0.6)
-    there = [name for name in FINDINGS if name in masks and masks[name].any()]
+    there = [name for name in colours if name in masks and masks[name].any()]
+    # The legend of ten has room; longer ones must not push the image away.
+    legend = 0.2 * max(0, -(-len(there) // 4) - 3)
+    figure, grid = _tiles(1, 2, 4.2, 4.2 * min(2.0, max(0.4, shape)) + 0.6 + legend)
     for axes in grid[0]:
         _tile(axes, image)
     for name in there:
-        _contour(grid[0, 1], masks[name], FINDING_COLOURS[name], 1.3)
+        _contour(grid[0, 1], masks[name], colours[name], 1.3)
     if not there:
         _note(grid[0, 1], "nothing found")
-    _legend(figure, [_contour_handle(name, FINDING_COLOURS[name]) for name in there], columns=4)
+    _legend(figure, [_contour_handle(_short(name), colours[name]) for name in there], columns=4)
     figure.suptitle(title, fontsize=10, color=INK, parse_math=False)
     return figure
 
 
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+
+
 def _legend(figure: Figure, handles: Sequence[Line2D], columns: int) -> None:
     if handles:
-        figure.legend(
+        legend = figure.legend(
             handles=list(handles),
             loc="outside lower center",
             ncols=columns,
@@ -149,6 +203,8 @@ def _legend(figure: Figure, handles: Sequence[Line2D], columns: int) -> None:
             labelcolor="white",
             edgecolor="none",
         )
+        for text in legend.get_texts():
+            text.set_parse_math(False)
 
 
 def _tiles(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:

@@ -1,6 +1,7 @@
 """`predict` as a person meets it: what it writes, what it says, what it refuses."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from chexseg_platform.cli import main
 from chexseg_platform.data.phantom.dicom import write_dicom
-from chexseg_platform.findings import FINDINGS
+from chexseg_platform.findings import FINDINGS, INFECTION
 from chexseg_platform.models.classifier import ClassifierSpec, build_classifier, dump_classifier
 from chexseg_platform.models.preprocess import preset
 from chexseg_platform.models.segmenter import SegmenterSpec, build_segmenter, dump_segmenter
@@ -20,14 +21,20 @@ from PIL import Image
 CANARY = "CANARY4711"
 
 
+def segmenter_of(classes: tuple[str, ...]) -> dict[str, bytes]:
+    spec = SegmenterSpec(architecture="Unet", classes=classes)
+    extra = {"size": 32, "thresholds": dict.fromkeys(classes, 0.5)}
+    return dump_segmenter(build_segmenter(spec), spec, preset("chexpert"), extra)
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a segmenter and a classifier, both of random weights."""
+    """A folder with three segmenters and a classifier, all of random weights."""
     torch.manual_seed(0)
-    spec = SegmenterSpec(architecture="Unet")
-    extra = {"size": 32, "thresholds": dict.fromkeys(FINDINGS, 0.5)}
     kept = {
-        "segmenter": dump_segmenter(build_segmenter(spec), spec, preset("chexpert"), extra),
+        "segmenter": segmenter_of(FINDINGS),
+        "organs": segmenter_of(("Right Lung", "Left Lung")),
+        "infection": segmenter_of((INFECTION,)),
         "classifier": dump_classifier(build_classifier(ClassifierSpec()), preset("chexpert")),
     }
     root = tmp_path_factory.mktemp("models")
@@ -92,6 +99,21 @@ def test_only_the_segmentation_names_the_patient(
     assert len(list((out / "overlays").iterdir())) == 3
 
 
+def test_a_segmenter_of_organs_writes_what_fits(models: Path, images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = predict(models / "organs", images, "-o", out)
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in out.iterdir()) == [
+        "about.json", "masks", "predictions.csv",
+    ]  # fmt: skip
+    files = sorted(path.name for path in (out / "masks" / "b").iterdir())
+    assert files == ["Left_Lung.png", "Right_Lung.png"]
+    assert re.search(r"Of 3 images: (Right Lung in \d|Left Lung in \d|, )+$", result.output, re.M)
+    coded = predict(models / "organs", images, "-o", tmp_path / "coded", "-f", "dicom-seg")
+    assert coded.exit_code == 0, coded.output
+    assert (tmp_path / "coded" / "dicom-seg" / "c.dcm").is_file()
+
+
 def test_a_failed_image_is_exit_code_1(models: Path, images: Path, tmp_path: Path) -> None:
     (images / "cut.dcm").write_bytes((images / "c.dcm").read_bytes()[:700])
     (images / "d.jpg").write_bytes(b"")
@@ -121,6 +143,22 @@ def test_what_is_wrong_is_one_sentence_before_any_work(
         "would both be called 'b'": (good, images, images / "b.png", "-o", out),
         "'jpeg' is no format; there are png": (good, images, "-o", out, "-f", "jpeg"),
         "None of the images is a DICOM": (good, images / "b.png", "-o", out, "-f", "dicom-seg"),
+        "and this segmenter has no Enlarged Cardiomediastinum: leave chexlocalize out": (
+            models / "organs",
+            images,
+            "-o",
+            out,
+            "-f",
+            "png,chexlocalize",
+        ),
+        "none for COVID-19 Infection: leave dicom-seg out; for this segmenter there are png": (
+            models / "infection",
+            images,
+            "-o",
+            out,
+            "-f",
+            "dicom-seg",
+        ),
         "holds other files": (good, images, "-o", tmp_path / "mine", "--overwrite"),
     }
     for said, arguments in wrong.items():

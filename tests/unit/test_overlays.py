@@ -4,12 +4,16 @@ import io
 
 import numpy as np
 import pytest
+from chexseg_platform.findings import FINDINGS, PLACED
 from chexseg_platform.overlays import (
+    BRIGHT,
+    FINDING_COLOURS,
     MAX_ROWS,
     Case,
     MapCase,
+    class_colours,
     contact_sheet,
-    findings_page,
+    outlines_page,
     saliency_page,
 )
 from chexseg_platform.plots import png
@@ -73,11 +77,43 @@ def test_saliency_page_marks_the_peak_and_says_what_is_empty() -> None:
     assert png(figure)
 
 
-def test_findings_are_outlined_and_named_and_empty_ones_are_not() -> None:
-    page = findings_page(IMAGE, {"Edema": box(4, 8), "Atelectasis": EMPTY}, title="a $b")
+def test_what_was_found_is_outlined_and_named_and_the_rest_is_not() -> None:
+    colours = class_colours(("Edema", "Atelectasis", "Heart"))
+    masks = {"Heart": box(0, 0), "Edema": box(4, 8), "Atelectasis": EMPTY}
+    page = outlines_page(IMAGE, masks, colours, title="a $b")
     (legend,) = page.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["Edema"]
+    assert [text.get_text() for text in legend.get_texts()] == ["Edema", "Heart"]
+    assert [line.get_color() for line in legend.get_lines()] == [colours["Edema"], colours["Heart"]]
     assert not texts(page)[0]
-    nothing = findings_page(IMAGE, {"Edema": EMPTY})
+    nothing = outlines_page(IMAGE, {"Edema": EMPTY}, colours)
     assert texts(nothing) == [[], ["nothing found"]]
     assert not nothing.legends
+
+
+def test_findings_have_their_colours_and_others_none_of_those() -> None:
+    colours = class_colours(("Heart", *PLACED))
+    assert list(colours) == ["Heart", *PLACED]
+    assert {name: colours[name] for name in FINDINGS} == FINDING_COLOURS
+    assert len(set(colours.values())) == 14
+    assert class_colours(("Heart",)) == {"Heart": FINDING_COLOURS["Enlarged Cardiomediastinum"]}
+
+
+def test_there_are_colours_for_any_number_of_classes() -> None:
+    once = len(FINDING_COLOURS) + len(BRIGHT)
+    names = [f"structure {k}" for k in range(once + 3)]
+    colours = list(class_colours(names).values())
+    assert len(set(colours[:once])) == once
+    assert colours[once:] == colours[:3]
+    assert class_colours(()) == {}
+
+
+def test_a_page_of_many_names_has_room_for_them() -> None:
+    names = [f"{k} $x$ {'long ' * k}" for k in range(40)]
+    page = outlines_page(IMAGE, dict.fromkeys(names, box(4, 8)), class_colours(names))
+    (legend,) = page.legends
+    shown = [text.get_text() for text in legend.get_texts()]
+    assert shown[0] == names[0]
+    assert max(map(len, shown)) == 30
+    few = outlines_page(IMAGE, {"0": box(4, 8)}, class_colours(("0",)))
+    assert page.get_figheight() > few.get_figheight()
+    assert Image.open(io.BytesIO(png(page))).size[0] > 100

@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     "formats",
     multiple=True,
     metavar="FORMAT,...",
-    help="png, chexlocalize, coco, dicom-seg. Default: png,chexlocalize.",
+    help="png, chexlocalize, coco, dicom-seg. Default: png, and chexlocalize if it fits.",
 )
-@click.option("--overlay", is_flag=True, help="Draw a picture an image, findings outlined.")
+@click.option("--overlay", is_flag=True, help="Draw a picture an image, masks outlined.")
 @click.option("--overwrite", is_flag=True, help="Replace the predictions that OUT holds.")
 @sentences
 def predict(
@@ -49,20 +49,22 @@ def predict(
     """Segment JPEG, PNG and DICOM files with a finished segmenter, at their own resolution.
 
     MODEL is the folder of a finished segmenter (workspace/segmenter/<fingerprint>) or of one of
-    its checkpoints. Folders of images are searched through; hidden files and files that are no
-    image are skipped. An image is called by its path below the folder given, with "_" for "/" and
-    without .jpg, .png or .dcm.
+    its checkpoints, of findings, organs or any other classes. Folders of images are searched
+    through; hidden files and files that are no image are skipped. An image is called by its path
+    below the folder given, with "_" for "/" and without .jpg, .png or .dcm.
 
     \b
     OUT gets
-      predictions.csv    a row an image and finding: threshold, pixels, share of the
+      predictions.csv    a row an image and class: threshold, pixels, share of the
                          image, greatest probability and where it is
-      masks/ID/Finding_Name.png
-                         png: 0 or 255, a file for each of the ten findings, empty or not
-      predictions.json   chexlocalize: as CheXlocalize's public scripts read it
+      masks/ID/Class_Name.png
+                         png: 0 or 255, a file for each class, empty or not
+      predictions.json   chexlocalize: as CheXlocalize's public scripts read it, if its
+                         ten findings are among the classes
       coco.json          coco: run lengths with a score, for pycocotools
       dicom-seg/ID.dcm   dicom-seg: for DICOM images in which something was found;
-                         it carries the patient's data, the other files do not
+                         it carries the patient's data, the other files do not;
+                         not for classes without a coded term
       overlays/ID.png    with --overlay
       failed.csv         images that could not be read or written, and why
       about.json         which segmenter made them
@@ -72,13 +74,14 @@ def predict(
     from chexseg_platform.prediction import exports, output
     from chexseg_platform.prediction.inputs import find_inputs
 
-    wanted = exports.parse_formats(formats)
+    asked = exports.parse_formats(formats)
     output.check_free(out, overwrite=overwrite)
     inputs = find_inputs(images, without=out)
-    exports.check_formats(wanted, inputs)
+    exports.check_formats(asked, inputs)
     from chexseg_platform.prediction.model import read_model
 
     loaded = read_model(model)
+    wanted = exports.choose_formats(asked, loaded.classes)
     if inputs.skipped:
         files = "1 file" if inputs.skipped == 1 else f"{inputs.skipped:,} files"
         click.echo(f"{files} skipped: hidden, or no image")
@@ -99,14 +102,12 @@ def predict(
     except KeyboardInterrupt:
         click.echo(f"\nStopped: what {out} holds is not complete. Begin again.", err=True)
         sys.exit(130)
-    _tell(outcome, out)
+    _tell(outcome, loaded.classes, out)
 
 
-def _tell(outcome: Outcome, out: Path) -> None:
+def _tell(outcome: Outcome, classes: Sequence[str], out: Path) -> None:
     """Say what was found, what was left out, and, as an error, what failed."""
-    from chexseg_platform.findings import FINDINGS
-
-    found = [f"{name} in {outcome.found[name]:,}" for name in FINDINGS if outcome.found[name]]
+    found = [f"{name} in {outcome.found[name]:,}" for name in classes if outcome.found[name]]
     if outcome.empty:
         found.append(f"nothing in {outcome.empty:,}")
     if found:

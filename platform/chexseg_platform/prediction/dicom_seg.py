@@ -1,6 +1,6 @@
 """Predictions of a DICOM radiograph as a DICOM segmentation, one object an image.
 
-It is binary, has a segment a finding that is not empty, and keeps its source's patient and study
+It is binary, has a segment a class that is not empty, and keeps its source's patient and study
 and the reference to its instance, so that viewers and archives put it where it belongs. It carries
 the patient's data as its source does: nothing else that is written here does, and messages name
 attributes and never quote values.
@@ -27,7 +27,7 @@ from pydicom.uid import (
 
 from chexseg_platform import __version__
 from chexseg_platform.data.dicom import quiet
-from chexseg_platform.findings import FINDINGS
+from chexseg_platform.findings import OBSERVATIONS
 from chexseg_platform.prediction.codes import PROPERTIES, Code
 from chexseg_platform.prediction.model import Model
 from chexseg_platform.prediction.output import published
@@ -68,7 +68,7 @@ def dicom_segmentations(folder: Path, model: Model) -> Iterator[Add]:
     def add(image: Predicted) -> str | None:
         if not image.source.is_dicom:
             return NO_DICOM
-        masks = {finding: image.mask(finding) for finding in FINDINGS if finding in image.masks}
+        masks = {name: image.mask(name) for name in model.classes if name in image.masks}
         if not masks:
             return NOTHING_FOUND
         with published(folder / f"{image.image_id}.dcm") as partial:
@@ -86,7 +86,7 @@ def write_segmentation(
     Args:
         path: to write.
         source: a DICOM radiograph of one frame.
-        masks: finding -> bool (H, W), none empty.
+        masks: class -> bool (H, W), none empty; a class has a code, see `codes.uncoded`.
         model: named as what made them.
 
     Raises:
@@ -167,12 +167,13 @@ def _build(header: Any, masks: Mapping[str, NDArray[np.bool_]], model: Model) ->
     from highdicom import UID
     from highdicom.seg import Segmentation, SegmentationTypeValues
 
+    what = "Findings" if set(model.classes) <= set(OBSERVATIONS) else "Structures"
     segmentation = Segmentation(
         source_images=[header],
         pixel_array=np.stack(list(masks.values()), axis=-1)[None],
         segmentation_type=SegmentationTypeValues.BINARY,
         segment_descriptions=[
-            _segment(number, finding, model) for number, finding in enumerate(masks, start=1)
+            _segment(number, name, model) for number, name in enumerate(masks, start=1)
         ],
         series_instance_uid=UID(),
         series_number=SERIES_NUMBER,
@@ -182,24 +183,24 @@ def _build(header: Any, masks: Mapping[str, NDArray[np.bool_]], model: Model) ->
         manufacturer_model_name="chexseg-platform predict",
         software_versions=__version__,
         device_serial_number=model.digest[:16],
-        content_label="FINDINGS",
-        content_description="Findings outlined by a model, not reviewed",
-        series_description="Findings outlined by a model, not reviewed",
+        content_label=what.upper(),
+        content_description=f"{what} outlined by a model, not reviewed",
+        series_description=f"{what} outlined by a model, not reviewed",
     )
     # highdicom leaves it out, and an image without orientation in space must have it, if empty.
     segmentation.PatientOrientation = header.get("PatientOrientation") or None
     return segmentation
 
 
-def _segment(number: int, finding: str, model: Model) -> Any:
+def _segment(number: int, name: str, model: Model) -> Any:
     from highdicom import AlgorithmIdentificationSequence
     from highdicom.seg import SegmentAlgorithmTypeValues, SegmentDescription
     from pydicom.sr.codedict import codes
 
-    what = PROPERTIES[finding]
-    return SegmentDescription(
+    what = PROPERTIES[name]
+    segment = SegmentDescription(
         segment_number=number,
-        segment_label=finding,
+        segment_label=name,
         segmented_property_category=_concept(what.category),
         segmented_property_type=_concept(what.type),
         algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
@@ -209,12 +210,17 @@ def _segment(number: int, finding: str, model: Model) -> Any:
             version=model.digest[:16],
             source="chexseg-platform",
             parameters={
-                "threshold": f"{model.thresholds[finding]:.6g}",
+                "threshold": f"{model.thresholds[name]:.6g}",
                 "size": str(model.size),
             },
         ),
         anatomic_regions=None if what.region is None else [_concept(what.region)],
     )
+    if what.side is not None:
+        # highdicom has no argument for it; DICOM has it inside the type's item.
+        kind = segment.SegmentedPropertyTypeCodeSequence[0]
+        kind.SegmentedPropertyTypeModifierCodeSequence = [_concept(what.side)]
+    return segment
 
 
 def _concept(code: Code) -> Any:

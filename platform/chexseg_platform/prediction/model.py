@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pyarrow.fs import FileType
 
-from chexseg_platform.findings import FINDINGS
 from chexseg_platform.models import first_weights
 from chexseg_platform.storage import Storage
 
@@ -26,7 +26,7 @@ class Model:
         files: its two files, name -> bytes.
         digest: sha256 of its weights.
         size: side of its frames, pixels.
-        thresholds: finding -> least probability of a mask's pixels.
+        thresholds: class -> least probability of a mask's pixels; in the classes' order.
         spec: architecture, encoder and more; see `models.segmenter.SegmenterSpec`.
     """
 
@@ -35,6 +35,11 @@ class Model:
     size: int
     thresholds: Mapping[str, float]
     spec: Mapping[str, Any]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What it segments, in the order of its channels."""
+        return tuple(self.spec["classes"])
 
 
 def read_model(folder: str) -> Model:
@@ -51,9 +56,9 @@ def read_model(folder: str) -> Model:
         files = first_weights.files(folder)
     except first_weights.NoWeights as error:
         raise NoSegmenter(f"{error}.{_others(folder)}") from None
-    extra = body["meta"]["extra"]
-    thresholds = {name: float(extra["thresholds"][name]) for name in FINDINGS}
-    size, spec = int(extra["size"]), body["meta"]["spec"]
+    extra, spec = body["meta"]["extra"], body["meta"]["spec"]
+    thresholds = {name: float(extra["thresholds"][name]) for name in spec["classes"]}
+    size = int(extra["size"])
     return Model(files, body["weights_sha256"], size, thresholds, spec)
 
 
@@ -77,16 +82,33 @@ def _check_folder(folder: str) -> None:
 def _check_meta(folder: str, meta: Mapping[str, Any]) -> None:
     if meta["kind"] != "segmenter":
         raise NoSegmenter(f"{folder} holds a {meta['kind']}: masks need a segmenter; name one.")
-    extra = meta.get("extra", {})
-    if tuple(meta.get("spec", {}).get("classes", ())) != FINDINGS or not all(
-        name in extra.get("thresholds", {}) for name in FINDINGS
-    ):
-        raise NoSegmenter(f"{folder} does not segment the ten findings: name another segmenter.")
+    extra, classes = meta.get("extra", {}), meta.get("spec", {}).get("classes", ())
+    _check_classes(folder, classes)
+    for name in classes:
+        if name not in extra.get("thresholds", {}):
+            raise NoSegmenter(
+                f"{folder} has no threshold for {name}, so its maps cannot be cut: train it again."
+            )
     if "size" not in extra:
         raise NoSegmenter(
             f"{folder} does not say the size of its images (`extra.size` of "
             f"{first_weights.META}), so images cannot be brought to it: train it again."
         )
+
+
+def _check_classes(folder: str, classes: Sequence[str]) -> None:
+    """Refuse names that no table, picture or terminal can show, and those that are there twice."""
+    if not classes:
+        raise NoSegmenter(f"{folder} does not say what it segments: name another segmenter.")
+    for name in classes:
+        # Cc: control characters; Cs: bytes that were no text.
+        if not name.strip() or any(unicodedata.category(sign) in ("Cc", "Cs") for sign in name):
+            raise NoSegmenter(
+                f"{folder} segments {name!r}, which cannot be written as a name: rename that "
+                "structure's folder and train again."
+            )
+    if len(set(classes)) < len(classes):
+        raise NoSegmenter(f"{folder} has two classes of one name: name another segmenter.")
 
 
 def _others(folder: str) -> str:

@@ -21,9 +21,9 @@ class Predicted:
     Attributes:
         source: the image.
         height, width: its pixels.
-        masks: finding -> COCO counts; absent means empty.
-        peaks: finding -> pixel (y, x) under its map's maximum.
-        highest: finding -> its greatest probability in the image.
+        masks: class -> COCO counts; absent means empty.
+        peaks: class -> pixel (y, x) under its map's maximum.
+        highest: class -> its greatest probability in the image.
     """
 
     source: Input
@@ -37,9 +37,9 @@ class Predicted:
     def image_id(self) -> str:
         return self.source.image_id
 
-    def mask(self, finding: str) -> NDArray[np.bool_]:
-        """Return a finding's mask, bool (H, W)."""
-        counts = self.masks.get(finding)
+    def mask(self, name: str) -> NDArray[np.bool_]:
+        """Return a class's mask, bool (H, W)."""
+        counts = self.masks.get(name)
         if counts is None:
             return np.zeros((self.height, self.width), bool)
         return masks.decode(counts, self.height, self.width)

@@ -17,7 +17,8 @@ from chexseg_platform.artifacts import code_revision
 from chexseg_platform.data.decode import UnreadableInput, read_grey
 from chexseg_platform.evaluation.segmenting import Frame, Segmented, Segmenting, frame_of
 from chexseg_platform.prediction import output
-from chexseg_platform.prediction.exports import open_exports
+from chexseg_platform.prediction.exports import PNG, open_exports
+from chexseg_platform.prediction.filenames import renamed
 from chexseg_platform.prediction.inputs import Input
 from chexseg_platform.prediction.model import Model
 from chexseg_platform.prediction.predicted import Add, Failure, NotExported, Predicted
@@ -33,7 +34,7 @@ class Outcome:
     Attributes:
         predicted: images with masks, the empty ones too.
         empty: of those, images in which nothing was found.
-        found: finding -> images in which it was found.
+        found: class -> images in which it was found.
         left_out: (format, why) -> images that were not written in it, which is no failure.
         failed: images that could not be read, and those that could not be written in a format.
     """
@@ -70,7 +71,7 @@ def predict(
 
     Args:
         out: see `output.prepare`.
-        formats: of `exports.FORMATS`.
+        formats: see `exports.choose_formats`.
         overlay: draw a picture an image too.
         progress: told how many images are through.
 
@@ -98,7 +99,11 @@ def predict(
 
 
 def describe(model: Model, formats: Sequence[str], images: int) -> dict[str, Any]:
-    """Return what `about.json` says before anything is predicted."""
+    """Return what `about.json` says before anything is predicted.
+
+    `mask_files` says which file is whose, where its name does not.
+    """
+    files = renamed(model.classes) if PNG in formats else {}
     return {
         "code": code_revision(),
         "weights_sha256": model.digest,
@@ -108,6 +113,7 @@ def describe(model: Model, formats: Sequence[str], images: int) -> dict[str, Any
         "thresholds": dict(model.thresholds),
         "formats": list(formats),
         "images": images,
+        **({"mask_files": files} if files else {}),
     }
 
 

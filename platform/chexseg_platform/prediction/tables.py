@@ -1,4 +1,4 @@
-"""Predictions as tables: one CSV row an image and finding, and CheXlocalize's own JSON."""
+"""Predictions as tables: one CSV row an image and class, and CheXlocalize's own JSON."""
 
 from __future__ import annotations
 
@@ -18,19 +18,24 @@ COLUMNS = (
     "image", "height", "width", "finding", "threshold", "pixels", "share", "max_probability",
     "peak_x", "peak_y",
 )  # fmt: skip
-"""`share` is of the image's pixels, 0 to 1; the peak is where the probability is highest."""
+"""`finding` is the class, whatever it is; `share` is of the image's pixels, 0 to 1; the peak is
+where the probability is highest."""
 
 
 @contextmanager
 def csv_table(path: Path, thresholds: Mapping[str, float]) -> Iterator[Add]:
-    """Write a row an image and finding, the empty ones too."""
+    """Write a row an image and class, the empty ones too.
+
+    Args:
+        thresholds: class -> what cut its maps; in the order of the rows.
+    """
     with published(path) as partial, _open(partial) as stream:
         writer = csv.writer(stream)
         writer.writerow(COLUMNS)
 
         def add(image: Predicted) -> None:
-            for finding in FINDINGS:
-                writer.writerow(_row(image, finding, thresholds[finding]))
+            for name, threshold in thresholds.items():
+                writer.writerow(_row(image, name, threshold))
 
         yield add
 
@@ -40,19 +45,19 @@ def _open(path: Path) -> IO[str]:
     return path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
 
 
-def _row(image: Predicted, finding: str, threshold: float) -> list[str | int]:
-    counts = image.masks.get(finding)
+def _row(image: Predicted, name: str, threshold: float) -> list[str | int]:
+    counts = image.masks.get(name)
     pixels = 0 if counts is None else area(counts, image.height, image.width)
-    y, x = image.peaks[finding]
+    y, x = image.peaks[name]
     return [
         image.image_id,
         image.height,
         image.width,
-        finding,
+        name,
         f"{threshold:.6g}",
         pixels,
         f"{pixels / (image.height * image.width):.6f}",
-        f"{image.highest[finding]:.6f}",
+        f"{image.highest[name]:.6f}",
         x,
         y,
     ]
@@ -60,12 +65,13 @@ def _row(image: Predicted, finding: str, threshold: float) -> list[str | int]:
 
 @contextmanager
 def chexlocalize_file(path: Path) -> Iterator[Add]:
-    """Write one JSON file that CheXlocalize's public scripts read as it is."""
+    """Write one JSON file that CheXlocalize's public scripts read as it is: the ten findings."""
     with published(path) as partial, partial.open("w", encoding="utf-8") as stream:
         writer = PredictionWriter(stream)
 
         def add(image: Predicted) -> None:
-            writer.add(PredictedImage(image.image_id, image.height, image.width, image.masks))
+            masks = {name: image.masks[name] for name in FINDINGS if name in image.masks}
+            writer.add(PredictedImage(image.image_id, image.height, image.width, masks))
 
         yield add
         writer.finish()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,24 @@ def segmenter(segmenter_files: dict[str, bytes], tmp_path_factory: pytest.TempPa
 
 
 @pytest.fixture(scope="session")
+def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Model]:
+    """Segmenters of other classes, random too."""
+
+    def make(*classes: str) -> Model:
+        torch.manual_seed(0)
+        options = {"decoder_channels": (32, 16, 16, 8, 8)}
+        spec = SegmenterSpec(architecture="Unet", classes=classes, options=options)
+        extra = {"size": SIZE, "thresholds": dict.fromkeys(classes, 0.5)}
+        folder = tmp_path_factory.mktemp("other")
+        files = dump_segmenter(build_segmenter(spec).eval(), spec, preset("chexpert"), extra)
+        for name, data in files.items():
+            (folder / name).write_bytes(data)
+        return read_model(str(folder))
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def model(segmenter: Path) -> Model:
     return read_model(str(segmenter))
 
@@ -71,7 +89,12 @@ def radiograph(path: Path, pixels: np.ndarray, **attributes: Any) -> Path:
 
 
 def predicted(
-    name: str, drawn: dict[str, np.ndarray], height: int = 6, width: int = 4, path: str = ""
+    name: str,
+    drawn: dict[str, np.ndarray],
+    height: int = 6,
+    width: int = 4,
+    path: str = "",
+    classes: Sequence[str] = FINDINGS,
 ) -> Predicted:
     """An image with these masks."""
     source = Input(name, Path(path or f"{name}.png"), f"{name}.png")
@@ -80,8 +103,8 @@ def predicted(
         height=height,
         width=width,
         masks={finding: masks.encode(mask) for finding, mask in drawn.items()},
-        peaks=dict.fromkeys(FINDINGS, (1, 2)),
-        highest={name: round(0.1 * k, 1) for k, name in enumerate(FINDINGS)},
+        peaks=dict.fromkeys(classes, (1, 2)),
+        highest={name: round(0.1 * k, 1) for k, name in enumerate(classes)},
     )
 
 

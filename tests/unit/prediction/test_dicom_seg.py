@@ -114,6 +114,32 @@ def test_segments_say_what_they_are_and_who_made_them(
     assert "threshold=0.5" in made.AlgorithmParameters
 
 
+def test_organs_say_on_which_side_they_are(
+    source: Path, tmp_path: Path, make_model: Callable, make_predicted: Callable
+) -> None:
+    classes = ("Left Lung", "Heart", "Lungs")
+    image = make_predicted(
+        "a",
+        {"Heart": blob(20, 20, 9), "Left Lung": blob(0, 0, 15)},
+        *SHAPE,
+        path=str(source),
+        classes=classes,
+    )
+    with dicom_segmentations(tmp_path / "segs", make_model(*classes)) as add:
+        assert add(image) is None
+    seg = pydicom.dcmread(tmp_path / "segs" / "a.dcm")
+    assert (seg.ContentLabel, seg.SeriesDescription[:10]) == ("STRUCTURES", "Structures")
+    lung, heart = seg.SegmentSequence  # in the order of the classes
+    assert (lung.SegmentLabel, heart.SegmentLabel) == ("Left Lung", "Heart")
+    (kind,) = lung.SegmentedPropertyTypeCodeSequence
+    (side,) = kind.SegmentedPropertyTypeModifierCodeSequence
+    assert (kind.CodeMeaning, side.CodeValue, side.CodeMeaning) == ("Lung", "7771000", "Left")
+    assert lung.SegmentedPropertyCategoryCodeSequence[0].CodeValue == "91723000"
+    (kind,) = heart.SegmentedPropertyTypeCodeSequence
+    assert kind.CodeValue == "80891009"
+    assert "SegmentedPropertyTypeModifierCodeSequence" not in kind
+
+
 @pytest.mark.parametrize("orientation", [None, ""])
 def test_an_orientation_that_nobody_knows_is_empty(
     tmp_path: Path,

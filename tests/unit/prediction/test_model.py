@@ -1,6 +1,7 @@
 """Folders that hold a segmenter, and all those that do not."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -69,11 +70,38 @@ def test_a_segmenter_that_lacks_something_is_refused(
     sizeless = {"thresholds": meta["extra"]["thresholds"]}
     with pytest.raises(NoSegmenter, match="does not say the size"):
         read_model(changed(segmenter_files, tmp_path / "a", extra=sizeless))
-    organs = {**meta["spec"], "classes": ["Heart"] * 10}
-    with pytest.raises(NoSegmenter, match="does not segment the ten findings"):
+    organs = {**meta["spec"], "classes": ["Edema", "Heart"]}
+    with pytest.raises(NoSegmenter, match="has no threshold for Heart"):
         read_model(changed(segmenter_files, tmp_path / "b", spec=organs))
-    with pytest.raises(NoSegmenter, match="does not segment the ten findings"):
+    with pytest.raises(NoSegmenter, match="has no threshold for Enlarged Cardiomediastinum"):
         read_model(changed(segmenter_files, tmp_path / "c", extra={"size": 32}))
+
+
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [
+        ([], "does not say what it segments"),
+        (["Heart", "Edema", "Heart"], "has two classes of one name"),
+        (["Edema", " "], "segments ' ', which cannot be written as a name: rename"),
+        (["a\x1b[2J"], r"segments 'a\\x1b\[2J', which cannot be written"),
+        (["a\nb"], r"segments 'a\\nb', which cannot be written"),
+        (["a\udcff"], r"segments 'a\\udcff', which cannot be written"),
+    ],
+)
+def test_classes_that_cannot_be_written_are_refused(
+    segmenter_files: dict[str, bytes], tmp_path: Path, classes: list[str], said: str
+) -> None:
+    _, meta = loads(segmenter_files)
+    extra = {"size": 32, "thresholds": dict.fromkeys(classes, 0.5)}
+    spec = {**meta["spec"], "classes": classes}
+    with pytest.raises(NoSegmenter, match=said):
+        read_model(changed(segmenter_files, tmp_path, spec=spec, extra=extra))
+
+
+def test_classes_come_from_the_model_in_its_order(make_model: Callable) -> None:
+    found = make_model("Right Lung", "a/b", "Edema")
+    assert found.classes == ("Right Lung", "a/b", "Edema")
+    assert list(found.thresholds) == ["Right Lung", "a/b", "Edema"]
 
 
 def test_a_damaged_artifact_is_refused(segmenter_files: dict[str, bytes], tmp_path: Path) -> None:

@@ -198,6 +198,40 @@ def test_an_image_without_a_finding_is_written_too(
     assert {row["pixels"] for row in table_of(out)} == {"0"}
 
 
+@pytest.mark.parametrize("classes", [("Right Lung", "a/b"), ("COVID-19 Infection",)])
+def test_a_segmenter_of_any_classes_predicts(
+    images: Path, tmp_path: Path, make_model: Callable, classes: tuple[str, ...]
+) -> None:
+    from pycocotools.coco import COCO
+
+    out = tmp_path / "out"
+    model = make_model(*classes)
+    outcome = predict(model, find_inputs([images]).images, out, ["png", "coco"], overlay=True)
+    assert (outcome.predicted, outcome.failed) == (5, [])
+    rows = table_of(out)
+    assert [row["finding"] for row in rows] == [*classes] * 5
+    pixels = {(row["image"], row["finding"]): int(row["pixels"]) for row in rows}
+    assert sum(pixels.values()) > 0
+    files = dict(zip(("Right Lung", "a/b", "COVID-19 Infection"),
+                     ("Right_Lung", "a_b", "COVID-19_Infection"), strict=True))  # fmt: skip
+    for (name, kind), count in pixels.items():
+        drawn = np.asarray(Image.open(out / "masks" / name / f"{files[kind]}.png"))
+        assert (drawn == 255).sum() == count
+    assert {name for name in classes if outcome.found[name]} == {
+        kind for (_, kind), count in pixels.items() if count
+    }
+    read = COCO(str(out / "coco.json"))
+    areas = {
+        (read.imgs[a["image_id"]]["name"], read.cats[a["category_id"]]["name"]): a["area"]
+        for a in read.anns.values()
+    }
+    assert areas == {key: count for key, count in pixels.items() if count}
+    assert len(list((out / "overlays").iterdir())) == 5
+    about = json.loads((out / "about.json").read_text())
+    assert list(about["thresholds"]) == list(classes)
+    assert about.get("mask_files") == ({"a/b": "a_b.png"} if "a/b" in classes else None)
+
+
 def test_a_run_that_was_cut_off_shows(images: Path, tmp_path: Path, model: Model) -> None:
     out = tmp_path / "out"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from chexseg_platform.data.chexlocalize import read_segmentations
-from chexseg_platform.findings import FINDINGS
+from chexseg_platform.findings import FINDINGS, PLACED
 from chexseg_platform.prediction.inputs import Input
 from chexseg_platform.prediction.predicted import Failure
 from chexseg_platform.prediction.tables import chexlocalize_file, csv_table, write_failures
@@ -41,6 +41,24 @@ def test_a_row_an_image_and_finding(tmp_path: Path, make_predicted: Callable) ->
         "peak_y": "1",
     }
     assert {row["pixels"] for row in rows[5:]} == {"0"}
+
+
+def test_rows_are_of_the_segmenters_classes(tmp_path: Path, make_predicted: Callable) -> None:
+    names = ("Heart", 'a,"b')
+    with csv_table(tmp_path / "p.csv", {"Heart": 0.5, names[1]: 0.25}) as add:
+        add(make_predicted("a", {names[1]: BOX}, classes=names))
+    rows = rows_of(tmp_path / "p.csv")
+    assert [(row["finding"], row["threshold"], row["pixels"]) for row in rows] == [
+        ("Heart", "0.5", "0"), (names[1], "0.25", "6"),
+    ]  # fmt: skip
+
+
+def test_chexlocalizes_file_holds_its_findings_alone(
+    tmp_path: Path, make_predicted: Callable
+) -> None:
+    with chexlocalize_file(tmp_path / "p.json") as add:
+        add(make_predicted("a", {"Fracture": BOX, "Edema": BOX}, classes=PLACED))
+    assert list(read_segmentations(tmp_path / "p.json")["a"].counts) == ["Edema"]
 
 
 def test_chexlocalizes_file_is_read_back(tmp_path: Path, make_predicted: Callable) -> None:
