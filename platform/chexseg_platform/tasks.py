@@ -59,7 +59,12 @@ class Cell:
     @property
     def key(self) -> str:
         """Its name for people."""
-        return f"{self.task} {self.fraction:.3g}, {self.initialisation}, seed {self.seed}"
+        return cell_key(self.task, self.fraction, self.initialisation, self.seed)
+
+
+def cell_key(task: str, fraction: float, initialisation: str, seed: int) -> str:
+    """Return what a training of the grid is called; its segmenter says so."""
+    return f"{task} {fraction:.3g}, {initialisation}, seed {seed}"
 
 
 def settings_of(experiment: Experiment) -> Finetune:

@@ -93,6 +93,8 @@ def test_the_grid_is_trained_once_counted_and_told(
     assert {row["class"] for row in scores} == {*ORGANS, INFECTION, "Mean"}
     names = {part.name for part in found.parts()}
     assert names >= {"label-efficiency.png", "learning-curves.png", "label-families.txt"}
+    assert said[-1].startswith("report  ")
+    assert Path(said[-1].removeprefix("report  ")).is_file()
 
     # Where the tables are lost nothing is trained again, and they say the same.
     Path(found.uri, "artifact.json").unlink()

@@ -85,8 +85,8 @@ def test_a_report_of_no_run_is_one_sentence(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert result.output == (
         f"Error: there is no run 'demo' in the workspace {workspace} (no experiment was tracked in "
-        "it). Give an experiment's name, the folder of a comparison or sweep, or an MLflow run's "
-        "id.\n"
+        "it). Give an experiment's name, the folder of a comparison, a sweep or a fine-tuning, or "
+        "an MLflow run's id.\n"
     )
     assert not out.exists()
     assert not workspace.exists()

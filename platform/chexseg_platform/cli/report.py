@@ -28,9 +28,9 @@ from chexseg_platform.cli.common import options, sentences, workspace_option
 def report(runs: Sequence[str], output: Path, no_maps: bool, workspace: str) -> None:
     """Make an HTML page of a run, or of several.
 
-    RUN is an experiment's name (its latest comparison and sweep), the folder of a comparison or
-    sweep as `run` and `tune` print it, or the id of a run in MLflow. The page is one file that
-    loads nothing from elsewhere.
+    RUN is an experiment's name (its latest comparison, sweep and fine-tuning), the folder of one
+    of these as `run`, `tune` and `finetune` print it, or the id of a run in MLflow. The page is one
+    file that loads nothing from elsewhere.
     """
     from chexseg_platform.artifacts import Workspace
     from chexseg_platform.stages.report import report as write

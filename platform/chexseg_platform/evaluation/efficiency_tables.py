@@ -41,7 +41,8 @@ def text(result: LabelEfficiency) -> str:
             blocks.append(_differences_block(result, tested.task, metric))
         blocks.append(_steps_block(result, tested.task))
         blocks.append("\n".join(f"Note. {note}" for note in tested.notes))
-    blocks.append(_too_few_resamples(result))
+    few = too_few_resamples(result)
+    blocks.append(f"Note. {few}" if few else "")
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
@@ -136,13 +137,14 @@ def _steps_cell(found: Efficiency) -> str:
     return f"{step} ({found.reached} of {len(found.seeds)}){ratio}"
 
 
-def _too_few_resamples(result: LabelEfficiency) -> str:
+def too_few_resamples(result: LabelEfficiency) -> str:
+    """Say where p-values are bounded by the number of resamples; empty where it does no harm."""
     others = len({item.reference for item in result.differences})
     least = 2 * others / (result.resamples + 1)
     if least < 1 - result.level:
         return ""
     return (
-        f"Note. With {result.resamples:,} resamples no p-value of a mean can fall below "
+        f"With {result.resamples:,} resamples no p-value of a mean can fall below "
         f"{least:.2f} after correction for {others} initialisations: take 1,000."
     )
 

@@ -6,6 +6,8 @@ figure, a style sheet that speaks of the whole page, and colours for white paper
 
 from __future__ import annotations
 
+import base64
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +16,12 @@ from typing import Any
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
-from chexseg_platform import plots
+from chexseg_platform import plots, plots_efficiency
 from chexseg_platform.evaluation.calibration import Calibration
-from chexseg_platform.evaluation.comparison import RADIOLOGISTS
+from chexseg_platform.evaluation.comparison import MEAN, RADIOLOGISTS
+from chexseg_platform.evaluation.efficiency import LabelEfficiency
+from chexseg_platform.evaluation.efficiency_tables import NEVER, column_name, percent
+from chexseg_platform.evaluation.steps import RANDOM, SHARE, Trained
 from chexseg_platform.evaluation.tables import cell
 from chexseg_platform.report.content import Content, short
 
@@ -151,3 +156,61 @@ def _curves(
     )
     alt = f"Learning curves. {ends}."
     return Chart(title, inline(plots.curves(series), name, alt), caption)
+
+
+def label_chart(result: LabelEfficiency, metric: str, name: str) -> Chart:
+    """Return scores against labelled images, a panel a task."""
+    points = "; ".join(
+        f"{v.task} at {column_name(v.fraction, v.images)} {cell(v.estimate)}"
+        for v in result.values
+        if (v.metric, v.name, v.initialisation) == (metric, MEAN, result.proposed)
+    )
+    alt = (
+        f"{short(metric)} against labelled images. Means over classes of {result.proposed}: "
+        f"{points}. Those of every start are in the table of all scores."
+    )
+    caption = f"The thickest line is {result.proposed}."
+    if any(value.initialisation == RANDOM for value in result.values):
+        caption += f" The grey one is {RANDOM}."
+    figure = plots_efficiency.label_curves(result, metric)
+    return Chart("Label efficiency", inline(figure, name, alt), caption)
+
+
+def learning_chart(
+    result: LabelEfficiency, trained: Sequence[Trained], stored: bytes | None, name: str
+) -> Chart | None:
+    """Return validation scores against steps, a row of panels a task.
+
+    Args:
+        trained: every training of the grid; empty where one is not there any more.
+        stored: the chart as it was drawn then, a PNG, to be shown in that case.
+    """
+    shown = (RANDOM, result.proposed)
+    soon = "; ".join(
+        f"{s.task} at {percent(s.fraction)}, {s.initialisation} {_step(s.median)}"
+        for s in result.steps
+        if s.initialisation in shown
+    )
+    alt = (
+        f"Validation score against step. Steps to {percent(SHARE)} of the best score: {soon}. "
+        "Those of every start are in the table of steps."
+    )
+    if trained:
+        figure = plots_efficiency.learning_curves(trained, proposed=result.proposed)
+        picture = inline(figure, name, alt)
+    elif stored:
+        picture = _embedded(stored, alt)
+    else:
+        return None
+    caption = "A line without a mark does not get there in half of its seeds."
+    return Chart("Learning curves", picture, caption)
+
+
+def _step(median: float) -> str:
+    return f"{median:,.0f}" if math.isfinite(median) else NEVER
+
+
+def _embedded(png: bytes, alt: str) -> Markup:
+    """A chart that cannot be drawn again: it keeps the colours it has on white paper."""
+    address = f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
+    return Markup(f'<img class="chart" src="{address}" alt="{escape(alt)}">')

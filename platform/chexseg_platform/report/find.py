@@ -1,4 +1,4 @@
-"""What a person calls a run -> the finished comparison, sweep, or both, that it means.
+"""What a person calls a run -> the finished comparison, sweep and fine-tuning that it means.
 
 A run is named by the folder of an artifact, by its fingerprint, by the experiment's name, or by
 the id of its run in MLflow.
@@ -15,11 +15,12 @@ from chexseg_platform import plan, tracking
 from chexseg_platform.artifacts import Artifact, CorruptArtifact, Workspace, open_artifact
 from chexseg_platform.storage import Storage
 
-KINDS = (plan.COMPARISON, plan.SWEEP)
+KINDS = (plan.COMPARISON, plan.SWEEP, plan.FINETUNING)
 OTHERS = (
     plan.DATASET, plan.CLASSIFIER, plan.SEEDS, plan.BOUNDARY, plan.PSEUDOLABELS, plan.SEGMENTER,
     plan.EVALUATION,
 )  # fmt: skip
+OR_KINDS, A_KIND = "comparison, sweep or fine-tuning", "a comparison, a sweep or a fine-tuning"
 
 
 class NoSuchRun(ValueError):
@@ -28,25 +29,39 @@ class NoSuchRun(ValueError):
 
 @dataclass(frozen=True)
 class Found:
-    """What a report has a section of: a comparison, a sweep, or an experiment's both."""
+    """What a report has sections of: a comparison, a sweep, a fine-tuning, or an experiment's all.
+
+    Attributes:
+        finetuning: a grid of fine-tunings; it has a section of its own.
+    """
 
     name: str
     workspace: Workspace
     comparison: Artifact | None = None
     sweep: Artifact | None = None
+    finetuning: Artifact | None = None
 
     @property
     def prints(self) -> tuple[str, ...]:
-        """The fingerprints of both: the same run, called by two names, has the same."""
-        both = (self.comparison, self.sweep)
-        return tuple(item.fingerprint if item else "" for item in both)
+        """The fingerprints of all: the same run, called by two names, has the same."""
+        each = (self.comparison, self.sweep, self.finetuning)
+        return tuple(item.fingerprint if item else "" for item in each)
 
     @property
     def artifact(self) -> Artifact:
         """The one that names it."""
-        found = self.comparison or self.sweep
+        found = self.comparison or self.sweep or self.finetuning
         assert found is not None
         return found
+
+
+def found_as(artifact: Artifact, name: str, workspace: Workspace) -> Found:
+    """Return what an artifact is alone: a comparison, a sweep or a fine-tuning of some name."""
+    if artifact.kind == plan.FINETUNING:
+        return Found(name, workspace, finetuning=artifact)
+    if artifact.kind == plan.SWEEP:
+        return Found(name, workspace, sweep=artifact)
+    return Found(name, workspace, comparison=artifact)
 
 
 def find(run: str, workspace: Workspace) -> Found:
@@ -66,7 +81,7 @@ def find(run: str, workspace: Workspace) -> Found:
     known = f"its experiments: {names}" if names else "no experiment was tracked in it"
     raise NoSuchRun(
         f"there is no run {run!r} in the workspace {workspace.uri} ({known}). Give an experiment's "
-        "name, the folder of a comparison or sweep, or an MLflow run's id."
+        "name, the folder of a comparison, a sweep or a fine-tuning, or an MLflow run's id."
     )
 
 
@@ -80,7 +95,7 @@ def _folder(run: str, _: Workspace) -> Found | None:
     if not finished and "://" not in run and kind not in (*KINDS, *OTHERS):
         return None  # a folder that only happens to be called like an experiment
     if kind in OTHERS:
-        raise NoSuchRun(f"{run} is of kind {kind}: a report is of a comparison or a sweep.")
+        raise NoSuchRun(f"{run} is of kind {kind}: a report is of {A_KIND}.")
     if not finished:
         raise NoSuchRun(
             f"{run} is not finished: it holds no artifact.json. The command that makes it, run "
@@ -88,8 +103,8 @@ def _folder(run: str, _: Workspace) -> Found | None:
         )
     if kind not in KINDS:
         raise NoSuchRun(
-            f"{run} is no folder of a comparison or a sweep: these lie in {plan.COMPARISON}/ and "
-            f"{plan.SWEEP}/ of a workspace, and are read where they were made."
+            f"{run} is no folder of {A_KIND}: these lie in {plan.COMPARISON}/, {plan.SWEEP}/ and "
+            f"{plan.FINETUNING}/ of a workspace, and are read where they were made."
         )
     return _section(open_artifact(place), _workspace_of(place))
 
@@ -107,20 +122,20 @@ def _print(run: str, workspace: Workspace) -> Found | None:
 
 
 def _experiment(run: str, workspace: Workspace) -> Found | None:
-    """An experiment's latest comparison and sweep."""
+    """An experiment's latest comparison, sweep and fine-tuning."""
     if run not in _names(workspace):
         return None
     latest = {kind: _latest(kind, run, workspace) for kind in KINDS}
     if not any(latest.values()):
         raise NoSuchRun(
-            f"the experiment {run!r} has no finished comparison or sweep in {workspace.uri}. "
+            f"the experiment {run!r} has no finished {OR_KINDS} in {workspace.uri}. "
             "Run it again: it continues where it was cut off."
         )
-    return Found(run, workspace, latest[plan.COMPARISON], latest[plan.SWEEP])
+    return Found(run, workspace, *latest.values())
 
 
 def _id(run: str, workspace: Workspace) -> Found | None:
-    """A run in MLflow: an experiment's own, or that of its comparison."""
+    """A run in MLflow: an experiment's own, or that of its comparison, sweep or fine-tuning."""
     if not re.fullmatch("[0-9a-f]{32}", run):
         return None
     page = next((p for p in tracking.run_pages(workspace.uri) if p.run_id == run), None)
@@ -136,7 +151,7 @@ def _id(run: str, workspace: Workspace) -> Found | None:
     if found is None:
         raise NoSuchRun(
             f"the MLflow run {run} of the experiment {page.experiment!r} has no finished "
-            f"comparison or sweep in {workspace.uri}: the same command, run again, continues it."
+            f"{OR_KINDS} in {workspace.uri}: the same command, run again, continues it."
         )
     return found
 
@@ -150,9 +165,10 @@ def _section(artifact: Artifact, workspace: Workspace) -> Found:
     key = artifact.fingerprint
     names = (run.experiment for run in tracking.tracked(workspace.uri) if run.key == key)
     name = next(names, None) or artifact.summary.get("experiment")
-    if artifact.kind == plan.SWEEP:
-        return Found(f"{name or key} sweep", workspace, sweep=artifact)
-    return Found(str(name or f"comparison {key}"), workspace, comparison=artifact)
+    if artifact.kind == plan.COMPARISON:
+        return found_as(artifact, str(name or f"comparison {key}"), workspace)
+    sweep = " sweep" if artifact.kind == plan.SWEEP else ""
+    return found_as(artifact, f"{name or key}{sweep}", workspace)
 
 
 def _names(workspace: Workspace) -> set[str]:

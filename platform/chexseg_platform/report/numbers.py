@@ -10,7 +10,14 @@ from chexseg_platform.evaluation.bootstrap import Estimate
 from chexseg_platform.evaluation.calibration import Calibration
 from chexseg_platform.evaluation.comparison import EXPERT_ONLY, MEAN, PSEUDO_ONLY
 from chexseg_platform.evaluation.subgroups import SubgroupScore
-from chexseg_platform.evaluation.tables import NOTHING, cell, differing, p_cell, percent_cell
+from chexseg_platform.evaluation.tables import (
+    NOTHING,
+    cell,
+    differing,
+    p_cell,
+    percent_cell,
+    signed_cell,
+)
 from chexseg_platform.report.content import Content, Gain, short
 
 IOUS = ("iou_present", "iou_union", "iou_pooled")
@@ -43,6 +50,7 @@ class Card:
         rows: (label, numbers), a row a metric.
         paper: what CheXseg reports.
         columns: what each number of a row is, where there are several; with what it means.
+        joint: the word between a row's label and a column's, where they become one.
     """
 
     title: str
@@ -50,11 +58,12 @@ class Card:
     rows: Sequence[tuple[str, list[Cell]]]
     paper: str = ""
     columns: Sequence[tuple[str, str]] = ()
+    joint: str = "by"
 
     @property
     def figures(self) -> dict[str, Cell]:
         """Every number by one label."""
-        names = [f", by {column}" for column, _ in self.columns] or [""]
+        names = [f", {self.joint} {column}" for column, _ in self.columns] or [""]
         return {
             label + name: found
             for label, cells in self.rows
@@ -75,7 +84,8 @@ class Row:
 
 def number(found: Estimate, *, sign: bool = False, percent: bool = False) -> Cell:
     """Return a value and its interval apart, "0.312" and "[0.28, 0.34]"."""
-    text = percent_cell(found, sign=sign) if percent else cell(found)
+    signed = signed_cell if sign else cell
+    text = percent_cell(found, sign=sign) if percent else signed(found)
     value, _, ends = text.partition(" [")
     behind = "" if found.images is None else f"n = {found.images:.0f}"
     known = "" if math.isnan(found.value) else f"{found.value:.6g}"
@@ -133,9 +143,14 @@ def _tested(gain: Gain, level: float) -> str:
     if not gain.p or gain.p[-1] is None:
         return ""
     higher, lower, compared = differing(gain, level)
-    p = p_cell(gain.p[-1])
-    sign = "" if p.startswith("<") else "= "
-    return f"p {sign}{p}; higher on {higher}, lower on {lower} of {compared} findings"
+    p = p_text(gain.p[-1])
+    return f"{p}; higher on {higher}, lower on {lower} of {compared} findings"
+
+
+def p_text(p: float) -> str:
+    """Return a p-value with its name, "p = .012" or "p < .001"."""
+    said = p_cell(p)
+    return f"p {said}" if said.startswith("<") else f"p = {said}"
 
 
 def _reached_card(content: Content, metrics: Sequence[str]) -> Card:

@@ -2,7 +2,7 @@
 
 Its Content-Security-Policy says so to the browser as well: pictures within the page, styles within
 the page, and the one script whose digest it names. All text goes through Jinja's escaping; what is
-inserted as it is are pictures that the platform drew, and the two files beside the template.
+inserted as it is are pictures that the platform drew, and the two files beside the templates.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ from markupsafe import Markup
 
 from chexseg_platform import __version__
 from chexseg_platform.evaluation.tables import NOTHING
+from chexseg_platform.report.finetuning import Grid
 from chexseg_platform.report.numbers import Cell
 from chexseg_platform.report.section import Section
 from chexseg_platform.storage import write_local
 
 TEMPLATES = Path(__file__).parent / "templates"
+
+Shown = Section | Grid
 
 
 class NotWritable(ValueError):
@@ -38,7 +41,15 @@ class Side:
     cells: list[Cell]
 
 
-def render(sections: Sequence[Section], *, untracked: str = "") -> str:
+@dataclass(frozen=True)
+class Group:
+    """Sections of one kind, side by side."""
+
+    sections: Sequence[Shown]
+    rows: list[Side]
+
+
+def render(sections: Sequence[Shown], *, untracked: str = "") -> str:
     """Return the page.
 
     Args:
@@ -53,11 +64,10 @@ def render(sections: Sequence[Section], *, untracked: str = "") -> str:
     )
     script = (TEMPLATES / "sort.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-    environment.globals["parts"] = parts
     return environment.get_template("page.html.j2").render(
         title=f"Report: {', '.join(section.name for section in sections)}",
         sections=sections,
-        sides=side_by_side(sections) if len(sections) > 1 else [],
+        sides=side_by_side(sections),
         untracked=untracked,
         version=__version__,
         style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
@@ -66,24 +76,15 @@ def render(sections: Sequence[Section], *, untracked: str = "") -> str:
     )
 
 
-def parts(section: Section) -> list[tuple[str, str, bool]]:
-    """Return (id, title, whether it is there) of a section's parts, for the contents."""
-    return [
-        ("headline", "Headline figures", True),
-        ("means", "Means", True),
-        ("findings", "Finding by finding", True),
-        ("mix", "mIoU against the mix", bool(section.sweep_rows)),
-        ("curves", "Learning curves", bool(section.curves)),
-        ("numbers", "All numbers", True),
-        ("cases", "Cases", bool(section.cases)),
-        ("subgroups", "Subgroups", bool(section.subgroups[1])),
-        ("calibration", "Calibration", section.calibration is not None),
-        ("notes", "Notes", True),
-    ]
+def side_by_side(sections: Sequence[Shown]) -> list[Group]:
+    """Return the headline figures of sections of a kind, of each kind that has several."""
+    kinds = dict.fromkeys(section.template for section in sections)
+    groups = [[s for s in sections if s.template == kind] for kind in kinds]
+    return [Group(group, _sides(group)) for group in groups if len(group) > 1]
 
 
-def side_by_side(sections: Sequence[Section]) -> list[Side]:
-    """Return every headline figure that a section has, a cell a section."""
+def _sides(sections: Sequence[Shown]) -> list[Side]:
+    """Every headline figure that a section has, a cell a section."""
     figures = [
         {
             (card.title, label): found

@@ -1,4 +1,7 @@
-"""One run of a report, ready for the page: its numbers, figures, cases and where they come from."""
+"""A comparison or a sweep, ready for the page: its numbers, figures, cases, where they come from.
+
+`finetuning.py` has the same of a grid of fine-tunings.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from chexseg_platform import plan
 from chexseg_platform.artifacts import Artifact, CorruptArtifact
@@ -44,6 +47,8 @@ class Section:
         content: the numbers; of a sweep, its winner's on the test images.
     """
 
+    template: ClassVar[str] = "comparison.html.j2"
+
     name: str
     anchor: str
     kind: str
@@ -63,6 +68,26 @@ class Section:
     cases: dict[str, list[Case]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     origins: list[Origin] = field(default_factory=list)
+
+    @property
+    def parts(self) -> list[tuple[str, str, bool]]:
+        """(id, title, whether it is there) of every part, for the contents."""
+        return [
+            ("headline", "Headline figures", True),
+            ("means", "Means", True),
+            ("findings", "Finding by finding", True),
+            ("mix", "mIoU against the mix", bool(self.sweep_rows)),
+            ("curves", "Learning curves", bool(self.curves)),
+            ("numbers", "All numbers", True),
+            ("cases", "Cases", bool(self.cases)),
+            ("subgroups", "Subgroups", bool(self.subgroups[1])),
+            ("calibration", "Calibration", self.calibration is not None),
+            ("notes", "Notes", True),
+        ]
+
+    @property
+    def level_percent(self) -> str:
+        return self.content.level_percent
 
     @property
     def metrics(self) -> list[tuple[str, str]]:
@@ -111,7 +136,7 @@ def section_of(
     content = content_of(raw)
     kind = "comparison and sweep" if found.comparison and found.sweep else found.artifact.kind
     section = Section(found.name, f"run{number}", kind, content, numbers.cards(content))
-    links = _Links(found, pages)
+    links = Links(found.artifact, found.name, pages)
     section.page = links.own(found.artifact)
     _add_methods(section, sources, links)
     _add_forests(section)
@@ -130,13 +155,13 @@ def section_of(
     return section
 
 
-class _Links:
-    """Pages of a section's runs: those of the same experiment first."""
+class Links:
+    """Pages of the runs of an experiment, and below an artifact's: its own before others'."""
 
-    def __init__(self, found: Found, pages: Sequence[Page]) -> None:
-        ours = sorted(pages, key=lambda page: page.experiment == found.name)
+    def __init__(self, top: Artifact, experiment: str, pages: Sequence[Page]) -> None:
+        ours = sorted(pages, key=lambda page: page.experiment == experiment)
         self.pages = {page.key: page for page in ours}
-        self.top = found.artifact.fingerprint
+        self.top = top.fingerprint
 
     def own(self, artifact: Artifact) -> Page | None:
         return self.pages.get(artifact.fingerprint)
@@ -145,7 +170,7 @@ class _Links:
         return self.pages.get(f"{self.top}/{artifact.fingerprint}")
 
 
-def _add_methods(section: Section, sources: Sources, links: _Links) -> None:
+def _add_methods(section: Section, sources: Sources, links: Links) -> None:
     for (method, seed), segmenter in sources.segmenters.items():
         page = links.below(segmenter)
         if page is not None:
@@ -189,7 +214,7 @@ def _add_curves(section: Section, sources: Sources) -> None:
             name = f"{section.anchor}-classifiers"
             section.curves.append(figures.classifier_chart(learned, name))
     except CorruptArtifact as error:
-        sources.missing.append(_without_folder(error))
+        sources.missing.append(without_folder(error))
     if not section.curves:
         section.notes.append("No learning curves: what was trained is no longer there.")
 
@@ -227,7 +252,7 @@ def _add_cases(
         )  # fmt: skip
         drawn = gallery.draw(made, choices, side=side, prefix=f"{section.anchor}-case")
     except CorruptArtifact as error:
-        sources.missing.append(_without_folder(error))
+        sources.missing.append(without_folder(error))
         section.notes.append("No cases: the dataset or the predictions cannot be read.")
         return
     section.rule = gallery.RULE.format(method=method, seed=seed)
@@ -239,23 +264,23 @@ def _add_cases(
         section.cases.setdefault(case.choice.finding, []).append(case)
 
 
-def _add_origins(section: Section, found: Found, sources: Sources, links: _Links) -> None:
+def _add_origins(section: Section, found: Found, sources: Sources, links: Links) -> None:
     for own in (found.comparison, found.sweep):
         if own is not None:
-            section.origins.append(_origin(own, links.own(own), ""))
+            section.origins.append(origin_of(own, links.own(own), ""))
     names = {item.fingerprint: f"{m}, seed {s}" for (m, s), item in sources.segmenters.items()}
     names |= {e.fingerprint: str(e.summary["method"]) for e in sources.evaluations}
     for artifact in sources.all:
         page, what = links.below(artifact), names.get(artifact.fingerprint, "")
-        section.origins.append(_origin(artifact, page, what))
+        section.origins.append(origin_of(artifact, page, what))
 
 
-def _origin(artifact: Artifact, page: Page | None, what: str) -> Origin:
+def origin_of(artifact: Artifact, page: Page | None, what: str) -> Origin:
     code = str(artifact.manifest["code"])
     return Origin(artifact.kind, what, artifact.fingerprint, code, artifact.seed, page)
 
 
-def _without_folder(error: CorruptArtifact) -> str:
+def without_folder(error: CorruptArtifact) -> str:
     """What an error says is wrong, without where the workspace lies."""
     what, _, rest = str(error).partition(" of ")
     return f"{what} of {'/'.join(rest.partition('. ')[0].rsplit('/', 2)[-2:])}"

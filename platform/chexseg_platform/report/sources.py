@@ -1,17 +1,18 @@
-"""What a section of a report is made from: the artifacts behind a comparison or a sweep.
+"""What a section of a report is made from: the artifacts behind a comparison, sweep or fine-tuning.
 
-Everything but the comparison itself may be gone, be it that a workspace was tidied or that a
+Everything but the result itself may be gone, be it that a workspace was tidied or that a
 comparison was copied alone; what is missing is named, and the page does without.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from chexseg_platform import plan, tracking
 from chexseg_platform.artifacts import Artifact, CorruptArtifact, Workspace
 from chexseg_platform.evaluation.comparison import PSEUDO_LABELS
-from chexseg_platform.report.find import Found
+from chexseg_platform.report.find import OTHERS, Found
 
 
 @dataclass
@@ -113,6 +114,46 @@ def _take(
         return None
     if found is None:
         sources.missing.append(f"{what} ({kind}/{print_}) is no longer there")
+    return found
+
+
+@dataclass
+class Below:
+    """Every artifact that a result rests on, once; `missing` says what was not there, in words."""
+
+    artifacts: list[Artifact] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+    def of(self, kind: str) -> list[Artifact]:
+        return [artifact for artifact in self.artifacts if artifact.kind == kind]
+
+
+def below(top: Artifact, workspace: Workspace) -> Below:
+    """Follow an artifact's inputs down to the datasets; they come first.
+
+    What is gone is told by kind: of a large grid it may be hundreds.
+    """
+    seen, gone, found = {top.fingerprint}, Counter[str](), Below()
+    waiting = [top]
+    while waiting:
+        for name, print_ in waiting.pop(0).manifest["inputs"].items():
+            word = name.partition(" ")[0]
+            kind = plan.SEGMENTER if word == plan.PRETRAINED else word
+            if kind not in OTHERS or print_ in seen:
+                continue
+            seen.add(print_)
+            try:
+                artifact = workspace.find(kind, print_)
+            except CorruptArtifact as error:
+                found.missing.append(f"{kind}/{print_}: {_first(str(error))}")
+                continue
+            if artifact is None:
+                gone[kind] += 1
+            else:
+                found.artifacts.append(artifact)
+                waiting.append(artifact)
+    found.artifacts.sort(key=lambda artifact: OTHERS.index(artifact.kind))
+    found.missing += [f"{count} of kind {kind}, no longer there" for kind, count in gone.items()]
     return found
 
 

@@ -27,6 +27,7 @@ from chexseg_platform.stages.efficiency import Finetuned, write_tables
 from chexseg_platform.stages.ingest import ingest
 from chexseg_platform.stages.orders import Masks, Order, start_of
 from chexseg_platform.stages.pretrain import Pretrained, pretrain_tracked
+from chexseg_platform.stages.report import report_of_run
 from chexseg_platform.stages.tracked import Say, classify_tracked, ingest_tracked, left_out
 from chexseg_platform.starts import family_of
 from chexseg_platform.tasks import Cell
@@ -77,6 +78,8 @@ def finetune(context: Context, experiment: Experiment, tracker: Tracker, say: Sa
     )
     found = once(context.workspace, plan.FINETUNING, print_, make)
     records.finish_finetuning(parent, experiment, found)
+    report_of_run(context, experiment.name, found, parent, say)
+    parent.finish()
     return found
 
 

@@ -191,7 +191,6 @@ def finish_finetuning(parent: RunRef, experiment: Experiment, found: Artifact) -
     parent.metrics(0, {f"Dice/{name.removeprefix('dice ')}": v for name, v in scores.items()})
     tried = f"{found.summary['trainings']} fine-tunings; see finetuning.txt and its curves."
     _describe(parent, experiment, tried)
-    parent.finish()
 
 
 def _log_pages(run: RunRef, artifact: Artifact, *texts: str) -> None:

@@ -22,7 +22,8 @@ from chexseg_platform.config import Saliency
 from chexseg_platform.data import geometry
 from chexseg_platform.data.pictures import Picture, pictures_of
 from chexseg_platform.report import gallery, page
-from chexseg_platform.report.find import Found, find
+from chexseg_platform.report.find import Found, find, found_as
+from chexseg_platform.report.finetuning import grid_of
 from chexseg_platform.report.section import section_of
 from chexseg_platform.report.sources import Sources, sources_of
 
@@ -55,17 +56,17 @@ def report(workspace: Workspace, runs: Sequence[str], out: Path, *, maps: bool =
 
 
 def report_of_run(
-    context: Context, name: str, comparison: Artifact, run: tracking.RunRef, say: Say
+    context: Context, name: str, artifact: Artifact, run: tracking.RunRef, say: Say
 ) -> None:
-    """Make the page of an experiment that has just been compared, and log it with its run.
+    """Make the page of a comparison or a fine-tuning just finished, and log it with its run.
 
     Once: a page that is there stands, so that repeating a run changes nothing. The run has all
     its numbers by now, so what goes wrong here is said and harms nothing.
     """
-    storage = context.workspace.storage.join(f"pages/{comparison.fingerprint}")
+    storage = context.workspace.storage.join(f"pages/{artifact.fingerprint}")
     try:
         if not storage.exists(PAGE):
-            found = Found(name, context.workspace, comparison)
+            found = found_as(artifact, name, context.workspace)
             storage.write(PAGE, page_of([found]).encode())
         run.text(PAGE, storage.read(PAGE).decode())
     except Exception as error:
@@ -79,10 +80,14 @@ def page_of(found: Sequence[Found], *, maps: bool = True) -> str:
     pages, untracked = _pages(found)
     side = gallery.SIDE if len(found) == 1 else gallery.SIDE_OF_SEVERAL
     heats = heat_maps if maps else lambda sources, choices: {}
-    sections = [
-        section_of(item, sources_of(item), pages, heats, number=number, side=side)
-        for number, item in enumerate(found, start=1)
-    ]
+    sections = list[page.Shown]()
+    for item in found:
+        if item.comparison or item.sweep:
+            number = len(sections) + 1
+            made = section_of(item, sources_of(item), pages, heats, number=number, side=side)
+            sections.append(made)
+        if item.finetuning:
+            sections.append(grid_of(item, pages, number=len(sections) + 1))
     return page.render(sections, untracked=untracked)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -8,9 +9,13 @@ from chexseg_platform.report.content import content_of
 from chexseg_platform.report.figures import (
     classifier_chart,
     forest_chart,
+    label_chart,
+    learning_chart,
     mix_chart,
     segmenter_chart,
 )
+
+from .conftest import label_efficiency
 
 
 def test_a_figure_becomes_part_of_the_page(made: Any) -> None:
@@ -47,3 +52,28 @@ def test_learning_curves_say_where_they_begin_and_end() -> None:
     assert "validation AUROC, AUROC, mean of all of classifier 2: from 0.750 to 0.750" in text
     many = [("mix", seed, history) for seed in range(9)]
     assert segmenter_chart(many, "s").caption == "The first of each arm is drawn, 1 of 9."
+
+
+def test_label_efficiency_says_the_proposed_starts_points() -> None:
+    result, _ = label_efficiency()
+    chart = label_chart(result, "dice_union", "l")
+    ElementTree.fromstring(str(chart.picture))
+    assert (
+        "doll: organs at 10 % (4) 0.625 [0.56, 0.69]; organs at 100 % (40) 0.750" in chart.picture
+    )
+    assert chart.caption == "The thickest line is doll. The grey one is random."
+    known = tuple(value for value in result.values if value.initialisation != "random")
+    chart = label_chart(replace(result, values=known), "dice_union", "l")
+    assert chart.caption == "The thickest line is doll."
+
+
+def test_learning_curves_are_drawn_again_or_shown_as_they_were_or_left_out() -> None:
+    result, trained = label_efficiency()
+    drawn = learning_chart(result, trained, None, "l")
+    assert drawn is not None
+    ElementTree.fromstring(str(drawn.picture))
+    assert "organs at 10 %, random never; organs at 10 %, doll 20;" in drawn.picture
+    stored = learning_chart(result, [], b"a picture", "l")
+    assert stored is not None
+    assert 'src="data:image/png;base64,YSBwaWN0dXJl" alt="Validation score' in stored.picture
+    assert learning_chart(result, [], None, "l") is None

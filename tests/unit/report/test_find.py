@@ -8,25 +8,27 @@ from typing import Any
 
 import pytest
 from chexseg_platform import tracking
+from chexseg_platform.artifacts import Workspace
 from chexseg_platform.report.find import NoSuchRun, find
 from chexseg_platform.tracking import Page
 from chexseg_platform.tracking.journal import Journal
 
-from .conftest import COMPARISON, NAME, SWEEP
+from .conftest import COMPARISON, FINETUNING, NAME, SWEEP, TUNED, finetuning
 
-RUN, SWEEP_RUN, STAGE, LOST = (digit * 32 for digit in "1234")
+RUN, SWEEP_RUN, STAGE, LOST, TUNED_RUN = (digit * 32 for digit in "12345")
 
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> None:
     keys = {RUN: COMPARISON, SWEEP_RUN: SWEEP, STAGE: f"{COMPARISON}/{'e' * 16}", LOST: "f" * 16}
+    keys[TUNED_RUN] = FINETUNING
     pages = [Page(key, NAME, run_id, f"http://server/{run_id}") for run_id, key in keys.items()]
     monkeypatch.setattr(tracking, "run_pages", lambda workspace: pages)
 
 
 def test_a_name_means_its_comparison_and_its_sweep(made: Any) -> None:
     found = find(NAME, made.workspace)
-    assert found.prints == (COMPARISON, SWEEP)
+    assert found.prints == (COMPARISON, SWEEP, "")
     assert found.name == NAME
 
 
@@ -46,7 +48,7 @@ def test_the_latest_of_a_name_is_the_one_worked_on_last(made: Any) -> None:
 def test_a_run_that_was_not_tracked_is_known_by_what_it_says(made: Any) -> None:
     (made.folder / "tracking" / NAME / "journal.jsonl").unlink()
     found = find(NAME, made.workspace)
-    assert found.prints == (COMPARISON, "")
+    assert found.prints == (COMPARISON, "", "")
 
 
 @pytest.mark.parametrize("kind", ["comparison", "sweep"])
@@ -57,6 +59,24 @@ def test_folders_prints_and_ids(made: Any, store: None, kind: str) -> None:
         assert getattr(found, kind).fingerprint == artifact.fingerprint
         assert found.name == (NAME if kind == "comparison" else f"{NAME} sweep")
         assert found.workspace.uri == made.workspace.uri
+
+
+def test_a_fine_tuning_is_found_by_all_its_names(tuned: Any, store: None) -> None:
+    workspace = Workspace(tuned.uri.rsplit("/", 2)[0])
+    for said in (TUNED, tuned.uri, f"{tuned.uri}/", FINETUNING, TUNED_RUN):
+        found = find(said, workspace)
+        assert found.prints == ("", "", FINETUNING)
+        assert found.artifact.fingerprint == FINETUNING
+        assert found.name == TUNED
+        assert found.workspace.uri == workspace.uri
+
+
+def test_an_experiment_has_its_fine_tuning_beside_the_others(made: Any) -> None:
+    finetuning(made.workspace, FINETUNING, NAME)
+    assert find(NAME, made.workspace).prints == (COMPARISON, SWEEP, FINETUNING)
+    assert find(FINETUNING, made.workspace).prints == ("", "", FINETUNING)
+    finetuning(made.workspace, "9" * 16, "")
+    assert find("9" * 16, made.workspace).name == "9" * 16
 
 
 def test_a_folder_is_read_where_it_lies(made: Any, tmp_path: Path) -> None:
@@ -72,7 +92,7 @@ def test_a_folder_is_read_where_it_lies(made: Any, tmp_path: Path) -> None:
         ("nothere", "there is no run 'nothere' in the workspace .*its experiments: tiny"),
         ("9" * 32, "there is no run '9{32}'"),
         (STAGE, "of one stage of the experiment 'tiny': give the run above it"),
-        (LOST, "no finished comparison or sweep in"),
+        (LOST, "no finished comparison, sweep or fine-tuning in"),
     ],
 )
 def test_other_words_are_refused_in_a_sentence(made: Any, store: None, run: str, said: str) -> None:
@@ -82,7 +102,9 @@ def test_other_words_are_refused_in_a_sentence(made: Any, store: None, run: str,
 
 def test_other_folders_are_refused_in_a_sentence(made: Any) -> None:
     segmenter = made.workspace.artifacts("segmenter")[0].uri
-    with pytest.raises(NoSuchRun, match="is of kind segmenter: a report is of a comparison"):
+    with pytest.raises(
+        NoSuchRun, match="segmenter: a report is of a comparison, a sweep or a fine-"
+    ):
         find(segmenter, made.workspace)
     unfinished = made.folder / "comparison" / ("1" * 16)
     unfinished.mkdir()
@@ -90,7 +112,7 @@ def test_other_folders_are_refused_in_a_sentence(made: Any) -> None:
         find(str(unfinished), made.workspace)
     copied = made.folder / "elsewhere"
     Path(made.comparison.uri).rename(copied)
-    with pytest.raises(NoSuchRun, match="no folder of a comparison or a sweep"):
+    with pytest.raises(NoSuchRun, match="no folder of a comparison, a sweep or a fine-tuning"):
         find(str(copied), made.workspace)
 
 
@@ -99,7 +121,7 @@ def test_an_experiment_that_was_not_finished_is_told(made: Any) -> None:
     book = Journal(made.folder / "tracking" / "young")
     book.append("run", run="7" * 16, name="young", parent=None, tags={}, params={})
     book.close()
-    with pytest.raises(NoSuchRun, match="'young' has no finished comparison or sweep"):
+    with pytest.raises(NoSuchRun, match="'young' has no finished comparison, sweep or fine-tuning"):
         find("young", made.workspace)
 
 

@@ -8,53 +8,19 @@ import re
 import shutil
 import subprocess
 from dataclasses import replace
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from chexseg_platform import tracking
+from chexseg_platform.artifacts import Workspace
 from chexseg_platform.report.find import Found, find
 from chexseg_platform.report.page import NotWritable
 from chexseg_platform.stages.report import page_of, report
 from chexseg_platform.tracking import Page, StoreAway
 
-from .conftest import COMPARISON, NAME, SWEEP
-
-VOID = {"meta", "link", "br", "image", "use", "path", "hr", "img", "input"}
-
-
-class Reader(HTMLParser):
-    """Collects tags with their attributes, and checks that they are closed in order."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.tags: list[tuple[str, dict[str, str]]] = []
-        self.open: list[str] = []
-        self.text = ""
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, {name: value or "" for name, value in attrs}))
-        if tag == "li":
-            assert self.open[-1] in ("ul", "ol")
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, {name: value or "" for name, value in attrs}))
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-    def named(self, *names: str) -> list[dict[str, str]]:
-        return [attributes for tag, attributes in self.tags if tag in names]
+from .conftest import COMPARISON, FINETUNING, NAME, SWEEP, TUNED, Reader, finetuning
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +31,22 @@ def text(whole: Any) -> str:
         return page_of([find(NAME, whole.workspace)])
 
 
-def test_nothing_is_loaded_from_elsewhere(text: str) -> None:
-    page = Reader(text)
+@pytest.fixture(scope="module")
+def tuned_text(tuned: Any) -> str:
+    """The page of a fine-tuning."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tracking, "run_pages", lambda workspace: [])
+        return page_of([find(TUNED, Workspace(tuned.uri.rsplit("/", 2)[0]))])
+
+
+@pytest.fixture(params=["text", "tuned_text"])
+def each(request: pytest.FixtureRequest) -> str:
+    """The page of either."""
+    return str(request.getfixturevalue(request.param))
+
+
+def test_nothing_is_loaded_from_elsewhere(each: str) -> None:
+    page = Reader(each)
     for tag, attributes in page.tags:
         for name, value in attributes.items():
             if name in ("src", "srcset", "data", "poster", "action", "formaction", "background"):
@@ -74,35 +54,35 @@ def test_nothing_is_loaded_from_elsewhere(text: str) -> None:
             if name.endswith("href") and tag != "a":
                 assert value.startswith(("data:", "#")), (tag, value[:60])
             assert "url(" not in value or re.search(r"url\(#", value), value
-    assert not re.search(r"@import|url\(\s*['\"]?(?!#)", text)
+    assert not re.search(r"@import|url\(\s*['\"]?(?!#)", each)
     assert not page.named("iframe", "object", "embed", "base", "form", "audio", "video")
     (policy,) = [tag["content"] for tag in page.named("meta") if "http-equiv" in tag]
     assert policy.startswith("default-src 'none'; img-src data:; style-src 'unsafe-inline'; script")
     assert "unsafe-inline" not in policy.partition("script-src")[2]
 
 
-def test_the_policy_names_the_script_that_is_there(text: str) -> None:
+def test_the_policy_names_the_script_that_is_there(each: str) -> None:
     import base64
     import hashlib
 
-    (script,) = re.findall(r"<script>(.*?)</script>", text, flags=re.S)
+    (script,) = re.findall(r"<script>(.*?)</script>", each, flags=re.S)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    assert html.escape(f"'sha256-{digest}'", quote=False) in text
-    assert "onclick" not in text.replace("addEventListener", "")
+    assert html.escape(f"'sha256-{digest}'", quote=False) in each
+    assert "onclick" not in each.replace("addEventListener", "")
 
 
-def test_names_within_the_page_are_there_once_and_all_that_are_used_exist(text: str) -> None:
-    page = Reader(text)
+def test_names_within_the_page_are_there_once_and_all_that_are_used_exist(each: str) -> None:
+    page = Reader(each)
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
-    used = re.findall(r'href="#([^"]*)"|url\(#([^)]*)\)|aria-labelledby="([^"]*)"', text)
+    used = re.findall(r'href="#([^"]*)"|url\(#([^)]*)\)|aria-labelledby="([^"]*)"', each)
     names = {name for groups in used for name in groups if name}
     assert names
     assert names <= set(ids)
 
 
-def test_it_can_be_read_without_seeing(text: str) -> None:
-    page = Reader(text)
+def test_it_can_be_read_without_seeing(each: str) -> None:
+    page = Reader(each)
     assert page.named("html")[0]["lang"] == "en"
     pictures = page.named("svg", "img")
     assert pictures
@@ -259,6 +239,16 @@ def test_a_page_is_written_whole_and_over_an_old_one(made: Any, tmp_path: Path) 
         report(made.workspace, [NAME], tmp_path)
 
 
+def test_an_experiment_shows_its_fine_tuning_too(made: Any) -> None:
+    finetuning(made.workspace, FINETUNING, NAME)
+    page = Reader(page_of([find(NAME, made.workspace)]))
+    assert page.text.count("Headline figures") == 4  # two in the contents
+    assert "Report: tiny, tiny fine-tuning" in page.text
+    assert "Headline figures of every run" not in page.text  # they have none in common
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+
+
 CHECK = """
 const frame = document.querySelector("iframe");
 frame.onload = () => {
@@ -280,14 +270,14 @@ frame.onload = () => {
 @pytest.mark.skipif(not shutil.which("chromium"), reason="there is no chromium on the PATH")
 @pytest.mark.parametrize(("width", "height"), [(320, 640), (360, 800), (1280, 900)])
 def test_in_a_browser_it_fits_the_window_and_its_table_sorts(
-    text: str, tmp_path: Path, width: int, height: int
+    each: str, tmp_path: Path, width: int, height: int
 ) -> None:
     # In a frame, for a browser's own window is never as narrow as a phone.
     size = f"width: {width}px; height: {height}px; border: 0"
     outer = tmp_path / "outer.html"
     outer.write_text(
         f'<!DOCTYPE html><body style="margin: 0"><iframe style="{size}" '
-        f'srcdoc="{html.escape(text)}"></iframe><script>{CHECK}</script></body>'
+        f'srcdoc="{html.escape(each)}"></iframe><script>{CHECK}</script></body>'
     )
     shot = tmp_path / "shot.png"
     chromium = [

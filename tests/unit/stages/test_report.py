@@ -15,6 +15,7 @@ from chexseg_platform.data.pictures import pictures_of
 from chexseg_platform.findings import FINDINGS
 from chexseg_platform.models.classifier import ClassifierSpec, build_classifier, dump_classifier
 from chexseg_platform.models.preprocess import Preprocess
+from chexseg_platform.report.find import Found
 from chexseg_platform.report.gallery import Choice
 from chexseg_platform.report.sources import Sources
 from chexseg_platform.saliency.threshold import upsample
@@ -96,20 +97,28 @@ class Run:
         self.texts.append((name, text))
 
 
+@pytest.mark.parametrize("kind", ["comparison", "finetuning"])
 def test_the_page_of_a_run_is_made_once_and_harms_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     context = Context(Workspace(tmp_path), Resources())
-    comparison = context.workspace.draft("comparison", "c" * 16).finish([], config={}, inputs={})
-    run, lines = Run(), list[str]()
-    report.report_of_run(context, "tiny", comparison, run, lines.append)  # type: ignore[arg-type]
+    made = context.workspace.draft(kind, "c" * 16).finish([], config={}, inputs={})
+    run, lines, shown = Run(), list[str](), list[Found]()
+    report.report_of_run(context, "tiny", made, run, lines.append)  # type: ignore[arg-type]
     assert run.texts == []
     assert lines[0].startswith("no report could be made (")
     assert lines[0].endswith("`chexseg-platform report tiny` tries again")
-    pages = iter(["<p>first</p>"])
-    monkeypatch.setattr(report, "page_of", lambda found: next(pages))
+
+    def page_of(found: list[Found]) -> str:
+        shown.extend(found)
+        return "<p>first</p>"
+
+    monkeypatch.setattr(report, "page_of", page_of)
     for _ in range(2):
-        report.report_of_run(context, "tiny", comparison, run, lines.append)  # type: ignore[arg-type]
+        report.report_of_run(context, "tiny", made, run, lines.append)  # type: ignore[arg-type]
+    assert [(found.name, found.artifact, getattr(found, kind)) for found in shown] == [
+        ("tiny", made, made)
+    ]
     assert run.texts == [("report.html", "<p>first</p>")] * 2
     assert lines[1] == lines[2] == f"report  {tmp_path}/pages/{'c' * 16}/report.html"
 
