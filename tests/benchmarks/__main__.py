@@ -22,7 +22,7 @@ from tests.benchmarks.material import Place
 
 NAMES = (
     "masks", "phantom", "ingest", "saliency", "classifier", "segmenter",
-    "gradcam", "integrated", "walk", "seeds", "thresholds", "evaluation", "job",
+    "gradcam", "integrated", "boost", "walk", "seeds", "thresholds", "evaluation", "job",
 )  # fmt: skip
 
 
