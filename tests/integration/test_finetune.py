@@ -126,6 +126,5 @@ def test_what_cannot_be_learned_is_said_before_anything_is_trained(own: Any, set
         run(own, blank, [])
     other = grid.replace("epoch_images: 8", "epoch_images: 8, architecture: FPN")
     wrong = settle(SETTINGS[0], other.replace("random: random, ", ""))
-    with pytest.raises(tune.SweepFailed, match=r"It holds Unet on resnet18") as refused:
+    with pytest.raises(tune.SweepFailed, match=r"no 'decoder\.p5\.weight'.* It holds Unet"):
         run(own, wrong, [])
-    assert "doll" in str(refused.value)
