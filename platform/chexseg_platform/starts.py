@@ -21,6 +21,11 @@ def family_of(init: str) -> str | None:
     return _after("pretrained", init) or _after("encoder", init)
 
 
+def is_encoder(init: str) -> bool:
+    """Whether a start of a family is its encoder alone."""
+    return _after("encoder", init) is not None
+
+
 def _after(kind: str, init: str) -> str | None:
     found, _, rest = init.partition(":")
     return rest if found == kind and rest else None

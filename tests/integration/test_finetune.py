@@ -48,7 +48,8 @@ def experiment(settle: Any) -> Experiment:
 
 def run(own: Any, experiment: Experiment, said: list[str]) -> Artifact:
     with open_tracker(own.folder, "finetune", enabled=False) as tracker:
-        return finetune(own.context, experiment, tracker, said.append)
+        cells = tasks.cells_of(experiment, own.context.workspace)
+        return finetune(own.context, experiment, cells, tracker, said.append)
 
 
 def test_pre_training_makes_a_segmenter_of_all_observations(own: Any, experiment: Any) -> None:

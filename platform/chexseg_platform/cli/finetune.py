@@ -93,7 +93,7 @@ def finetune(
     from chexseg_platform.stages.finetune import finetune as run
 
     with cluster(), tracker_of(loaded, context, no_tracking) as tracker:
-        found = run(context, loaded.experiment, tracker, click.echo)
+        found = run(context, loaded.experiment, cells, tracker, click.echo)
     click.echo()
     click.echo(found.read("finetuning.txt").decode())
     click.echo(f"Tables and curves: {found.uri}")

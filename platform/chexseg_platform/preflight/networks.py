@@ -215,7 +215,7 @@ def _start(
     """Return a start of the right shapes and no meaning."""
     if starts.family_of(init) is not None:
         spec = segmentation.spec_of(experiment.pretraining)
-        kind = "encoder" if init.startswith("encoder") else "segmenter"
+        kind = "encoder" if starts.is_encoder(init) else "segmenter"
         return _shape(spec, kind)
     if init == "classifier":
         if classifier is None:

@@ -29,7 +29,6 @@ from chexseg_platform.stages.orders import Masks, Order, start_of
 from chexseg_platform.stages.pretrain import Pretrained, pretrain_tracked
 from chexseg_platform.stages.report import report_of_run
 from chexseg_platform.stages.tracked import Say, classify_tracked, ingest_tracked, left_out
-from chexseg_platform.starts import family_of
 from chexseg_platform.tasks import Cell
 from chexseg_platform.tracking import RunRef, Tracker
 
@@ -57,14 +56,18 @@ class Starts:
     pretrained: Mapping[str, Pretrained] = field(default_factory=dict)
 
 
-def finetune(context: Context, experiment: Experiment, tracker: Tracker, say: Say) -> Artifact:
+def finetune(
+    context: Context, experiment: Experiment, cells: Sequence[Cell], tracker: Tracker, say: Say
+) -> Artifact:
     """Fine-tune the whole grid, and write its tables; what is finished is not done again.
+
+    Args:
+        cells: `tasks.cells_of(experiment, context.workspace)`.
 
     Raises:
         SweepFailed: where a training failed; the others are kept.
         ClassAbsent, NothingDrawn: before anything is fine-tuned.
     """
-    cells = tasks.cells_of(experiment, context.workspace)
     print_ = tasks.grid_print(experiment, cells)
     parent = records.top_run(tracker, experiment, print_, f"{experiment.name} finetune")
     works = {
@@ -224,13 +227,7 @@ def order_of(
     Args:
         images: the ids of its fraction.
     """
-    family = family_of(cell.settings.init)
     pretrained = {name: made.segmenter for name, made in starts.pretrained.items()}
-    inputs = {plan.DATASET: work.dataset.fingerprint}
-    if family is not None:
-        inputs[plan.PRETRAINED] = pretrained[family].fingerprint
-    if cell.settings.init == "classifier" and starts.classifier is not None:
-        inputs[plan.CLASSIFIER] = starts.classifier.fingerprint
     return Order(
         key=cell.key,
         print_=cell.print_,
@@ -238,7 +235,6 @@ def order_of(
         masks=Masks(work.dataset, expert=images, valid=work.valid, classes=work.classes),
         start=start_of(cell.settings, starts.classifier, context.weights, pretrained),
         seeds=(experiment.seed, cell.seed),
-        inputs=inputs,
         about={"arm": cell.key, "images": len(images)},
     )
 

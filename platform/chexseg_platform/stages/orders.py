@@ -72,7 +72,6 @@ class Order:
         masks: what it learns from.
         start: first weights, see `load_start`.
         seeds: what weights and draws are seeded by; the last is the training's own.
-        inputs: fingerprints of what it is made of, by kind.
         about: what its summary says besides, e.g. the arm.
     """
 
@@ -82,8 +81,17 @@ class Order:
     masks: Masks
     start: tuple[str, Any] | None
     seeds: tuple[int, ...]
-    inputs: Mapping[str, str]
     about: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Fingerprints of what it is made of, by kind."""
+        made = {plan.DATASET: self.masks.dataset, plan.PSEUDOLABELS: self.masks.pseudolabels}
+        source = None if self.start is None else self.start[1]
+        if isinstance(source, Artifact):
+            own = source.kind == plan.SEGMENTER
+            made[plan.PRETRAINED if own else source.kind] = source
+        return {kind: artifact.fingerprint for kind, artifact in made.items() if artifact}
 
     def job(self, context: Context) -> Job:
         """Return its Ray Train job."""
@@ -161,7 +169,7 @@ def start_of(
         return "classifier", classifier
     family, folder = starts.family_of(init), starts.folder_of(init)
     if family is not None:
-        part = "encoder of segmenter" if init.startswith("encoder") else "segmenter"
+        part = "encoder of segmenter" if starts.is_encoder(init) else "segmenter"
         return part, (pretrained or {})[family]
     if folder is not None:
         return "segmenter", folder

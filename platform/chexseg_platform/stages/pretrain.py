@@ -149,7 +149,6 @@ def _order(
     made: plan.Round,
 ) -> Order:
     wish = variant.pretraining
-    started = plan.start_inputs(variant, wish, dataset.fingerprint, classifier.fingerprint)
     return Order(
         key=key,
         print_=made.segmenter,
@@ -157,7 +156,6 @@ def _order(
         masks=Masks(dataset, valid=None, pseudolabels=labels, classes=variant.saliency.names),
         start=start_of(wish, classifier, context.weights),
         seeds=(variant.seed, 0),
-        inputs={plan.DATASET: dataset.fingerprint, labels.kind: labels.fingerprint, **started},
         about={"arm": key},
     )
 

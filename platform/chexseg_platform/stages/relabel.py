@@ -17,7 +17,7 @@ import ray
 import torch
 
 from chexseg_platform import config, plan
-from chexseg_platform.artifacts import Artifact
+from chexseg_platform.artifacts import Artifact, Draft
 from chexseg_platform.data.store import index_part
 from chexseg_platform.locks import once
 from chexseg_platform.models.batch import forward_batch
@@ -32,6 +32,7 @@ from chexseg_platform.training.relabel import Relabeller
 from chexseg_platform.training.segmentation import threshold_tensor
 
 KIND = plan.PSEUDOLABELS
+JUDGED = "judged.json"
 TABLES = ("masks", "images")
 COLUMNS = ["image_id", "height", "width", "small_masks"]
 
@@ -142,7 +143,7 @@ def _relabel(
     draft, timer = context.workspace.draft(KIND, print_), Timer()
     supply = context.connect()
     with timer("judge"):
-        judged = _judged(context, distillation, dataset, held)
+        judged = _judged(context, distillation, dataset, held, draft)
     with timer("relabel"):
         work = distillation.work(judged.better)
         parts = label_shards(context, "relabel", work, dataset, draft, supply)
@@ -162,14 +163,23 @@ def _relabel(
 
 
 def _judged(
-    context: Context, distillation: Distillation, dataset: Artifact, held: Sequence[str]
+    context: Context,
+    distillation: Distillation,
+    dataset: Artifact,
+    held: Sequence[str],
+    draft: Draft,
 ) -> Judged:
+    """Judge on one worker, once: an attempt that was cut off goes on by the same judgement."""
+    kept = draft.done(JUDGED)
+    if kept is not None:
+        return Judged(**draft.so_far([kept]).json(JUDGED))
     gpus = 1 if context.connect().gpus else 0
     remote = ray.remote(num_cpus=1, num_gpus=gpus)(judge)
     with context.progress("relabel", None, "images") as progress, plain_errors():
         progress.say("comparing with the held patients' masks")
         batch = context.resources.saliency_batch
         found: Judged = ray.get(remote.remote(distillation, dataset, list(held), batch))
+    draft.write_json(JUDGED, found._asdict())
     return found
 
 

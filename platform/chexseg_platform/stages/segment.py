@@ -15,7 +15,6 @@ from chexseg_platform.data.store import read_index
 from chexseg_platform.plan import Training
 from chexseg_platform.stages.context import Context
 from chexseg_platform.stages.orders import Ended, Listener, Masks, Order, start_of, train_orders
-from chexseg_platform.starts import family_of
 
 
 class Drawn(NamedTuple):
@@ -94,18 +93,6 @@ class Inputs:
             self.pseudolabels.fingerprint,
         )
 
-    def used_by(self, training: Training) -> dict[str, str]:
-        """Return the fingerprints of what a training learns from."""
-        used = {plan.DATASET: self.dataset.fingerprint}
-        if training.settings.expert_probability < 1:
-            used[plan.PSEUDOLABELS] = self.pseudolabels.fingerprint
-        if training.settings.init == "classifier":
-            used[plan.CLASSIFIER] = self.classifier.fingerprint
-        family = family_of(training.settings.init)
-        if family is not None:
-            used["pretrained"] = self.pretrained[family].fingerprint
-        return used
-
 
 def segment(
     context: Context,
@@ -138,6 +125,5 @@ def order_of(
         ),
         start=start_of(wish, inputs.classifier, context.weights, inputs.pretrained),
         seeds=(experiment.seed, training.seed),
-        inputs=inputs.used_by(training),
         about={"arm": training.arm},
     )

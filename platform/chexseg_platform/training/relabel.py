@@ -78,7 +78,9 @@ class Relabeller:
         mask_BKSS &= allowed_BK[:, :, None, None]
         mask_BKSS = without_small(mask_BKSS, self.settings.smallest)
         filled_BK = np.any(mask_BKSS, axis=(2, 3))
-        peak_BK2 = peaks(probability_BKSS, images.grey.shape[-1], content).cpu().numpy()
+        found_BK2 = peaks(probability_BKSS, images.grey.shape[-1], content).cpu().numpy()
+        peak_BK2 = found_BK2.astype(object)
+        peak_BK2[found_BK2 < 0] = None  # flat: the highest place is nowhere
         # A finding that is there and of which nothing is seen is not known to be nowhere.
         new = {
             "known": filled_BK,

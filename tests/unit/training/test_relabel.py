@@ -106,6 +106,12 @@ def test_what_the_segmenter_does_not_see_becomes_unknown():
     assert found[1]["counts"] is None
 
 
+def test_what_is_the_same_everywhere_peaks_nowhere():
+    table, _ = relabeller(["Edema"])(images(grey(square(slice(0, 0), slice(0, 0)))))
+    (row,) = (row for row in table.to_pylist() if row["finding"] == "Edema")
+    assert (row["peak_row"], row["peak_column"], row["counts"]) == (None, None, None)
+
+
 def test_no_images_are_no_rows():
     nothing = images(grey(BRIGHT)).cut(1)
     empty = next(nothing)
