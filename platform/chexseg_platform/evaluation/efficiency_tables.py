@@ -171,7 +171,7 @@ def _scores(result: LabelEfficiency) -> Iterator[dict[str, Any]]:
 
 
 def _differences(result: LabelEfficiency) -> Iterator[dict[str, Any]]:
-    images = _images(result)
+    images = images_of(result)
     for item in result.differences:
         yield _row("difference", item) | {
             "initialisation": result.proposed,
@@ -184,7 +184,7 @@ def _differences(result: LabelEfficiency) -> Iterator[dict[str, Any]]:
 
 
 def _steps(result: LabelEfficiency) -> Iterator[dict[str, Any]]:
-    images = _images(result)
+    images = images_of(result)
     for item in result.steps:
         yield _row("steps", item) | {
             "initialisation": item.initialisation,
@@ -214,7 +214,8 @@ def _scored(item: Value | Difference) -> dict[str, Any]:
     return {"metric": item.metric, "class": item.name, **ends}
 
 
-def _images(result: LabelEfficiency) -> dict[tuple[str, float], int]:
+def images_of(result: LabelEfficiency) -> dict[tuple[str, float], int]:
+    """Return how many images each fraction of each task is."""
     return {(item.task, item.fraction): item.images for item in result.values}
 
 

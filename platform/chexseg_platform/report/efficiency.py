@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from chexseg_platform.evaluation.comparison import MEAN
 from chexseg_platform.evaluation.efficiency import Difference, HeldOut, LabelEfficiency, Value
-from chexseg_platform.evaluation.efficiency_tables import NEVER, percent
+from chexseg_platform.evaluation.efficiency_tables import NEVER, images_of, percent
 from chexseg_platform.evaluation.steps import RANDOM, SHARE, Efficiency, Steps
 from chexseg_platform.evaluation.tables import NOTHING
 from chexseg_platform.report.content import estimate, short
@@ -109,11 +109,6 @@ class Timed:
     @property
     def share(self) -> str:
         return percent(self.fraction)
-
-
-def images_of(result: LabelEfficiency) -> dict[Place, int]:
-    """Return how many images each fraction of each task is."""
-    return {(item.task, item.fraction): item.images for item in result.values}
 
 
 def score_rows(result: LabelEfficiency) -> list[Row]:

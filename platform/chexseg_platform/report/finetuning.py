@@ -12,7 +12,11 @@ from chexseg_platform import plan
 from chexseg_platform.artifacts import Artifact, CorruptArtifact
 from chexseg_platform.evaluation.comparison import MEAN
 from chexseg_platform.evaluation.efficiency import LabelEfficiency
-from chexseg_platform.evaluation.efficiency_tables import percent, too_few_resamples
+from chexseg_platform.evaluation.efficiency_tables import (
+    images_of,
+    percent,
+    too_few_resamples,
+)
 from chexseg_platform.evaluation.steps import SHARE, Trained
 from chexseg_platform.evaluation.tables import NOTHING
 from chexseg_platform.report import efficiency, figures
@@ -177,7 +181,7 @@ def _add_charts(grid: Grid, made: Artifact, segmenters: Mapping[str, Artifact]) 
 
 def _trained(grid: Grid, segmenters: Mapping[str, Artifact]) -> list[Trained]:
     """Every training of the grid with its history; none where one cannot be read."""
-    images, found = efficiency.images_of(grid.result), list[Trained]()
+    images, found = images_of(grid.result), list[Trained]()
     for item in grid.result.steps:
         place = (item.task, item.fraction)
         for seed in item.seeds:
