@@ -23,6 +23,7 @@ from chexseg_platform.stages.report import report_of_run
 from chexseg_platform.stages.segment import Experts, Inputs, segment
 from chexseg_platform.stages.tracked import (
     Say,
+    Tracked,
     classify_tracked,
     explain_tracked,
     ingest_tracked,
@@ -48,26 +49,18 @@ class Made:
         )
 
 
-def prepare(
-    context: Context,
-    experiment: Experiment,
-    starts: Iterable[str],
-    parent: RunRef,
-    say: Say,
-) -> Made:
+def prepare(at: Tracked, experiment: Experiment, starts: Iterable[str]) -> Made:
     """Run the stages that every comparison and sweep starts from: dataset to pseudo-labels.
 
     Args:
         starts: `segmenter.init` of all that will be trained; what they start from is pre-trained.
     """
-    dataset, experts = ingest_tracked(context, experiment, parent, say)
-    classifiers = classify_tracked(context, experiment, dataset, parent, say)
-    pseudolabels = explain_tracked(context, experiment, dataset, classifiers, experts, parent, say)
+    dataset, experts = ingest_tracked(at, experiment)
+    classifiers = classify_tracked(at, experiment, dataset)
+    pseudolabels = explain_tracked(at, experiment, dataset, classifiers, experts)
     families = dict.fromkeys(family for start in starts if (family := family_of(start)))
     pretrained = {
-        family: pretrain_tracked(
-            context, experiment, family, dataset, experts, parent, say
-        ).segmenter
+        family: pretrain_tracked(at, experiment, family, dataset, experts).segmenter
         for family in families
     }
     return Made(dataset, classifiers, pseudolabels, experts, pretrained)
@@ -86,7 +79,7 @@ def run(
     parent = records.top_run(tracker, experiment, chain.comparison)
     trainings = [training for training, _ in chain.segmenters]
     starts = [training.settings.init for training in trainings]
-    made = prepare(context, experiment, starts, parent, say)
+    made = prepare(Tracked(context, parent, say), experiment, starts)
     segmenters = train(context, experiment, trainings, made, parent)
     evaluations = _evaluate(context, experiment, made, trainings, segmenters, parent)
     named = [(t.arm, t.seed, a) for t, a in zip(trainings, segmenters, strict=True)]
@@ -117,14 +110,15 @@ def run_explain(
         methods: what to compare (`methods.parse`); then no pseudo-labels but these are made.
     """
     parent = records.top_run(tracker, experiment, chain.comparison)
-    dataset, experts = ingest_tracked(context, experiment, parent, say)
-    classifiers = classify_tracked(context, experiment, dataset, parent, say)
+    at = Tracked(context, parent, say)
+    dataset, experts = ingest_tracked(at, experiment)
+    classifiers = classify_tracked(at, experiment, dataset)
 
     def explained(wish: Experiment) -> Artifact:
-        made = explain_tracked(context, wish, dataset, classifiers, experts, parent, say)
+        made = explain_tracked(at, wish, dataset, classifiers, experts)
         if pages:
             models = Models(wish.saliency, tuple(classifiers), _boundary_of(context, made))
-            _look(context, models, dataset, made, parent, say, pages)
+            _look(at, models, dataset, made, pages)
         return made
 
     found = None if methods else explained(experiment)
@@ -133,7 +127,7 @@ def run_explain(
         for name in methods:
             say(f"{name}:")
             made[name] = explained(saliency_methods.variant(experiment, name))
-        _tell_methods(context, experiment, dataset, made, experts.held, parent, say)
+        _tell_methods(at, experiment, dataset, made, experts.held)
     parent.finish()
     return found
 
@@ -144,41 +138,35 @@ def _boundary_of(context: Context, pseudolabels: Artifact) -> Artifact | None:
 
 
 def _look(
-    context: Context,
-    models: Models,
-    dataset: Artifact,
-    pseudolabels: Artifact,
-    parent: RunRef,
-    say: Say,
-    pages: int,
+    at: Tracked, models: Models, dataset: Artifact, pseudolabels: Artifact, pages: int
 ) -> None:
     """Draw pages of maps into the workspace and into the run of the pseudo-labels."""
-    run = records.stage_run(parent, "explain", pseudolabels.fingerprint)
-    context.connect()  # pseudo-labels that were there have not needed it
-    drawn = draw_pages(context, models, dataset, pseudolabels, pages)
-    storage = context.workspace.storage.join(f"pages/{pseudolabels.fingerprint}")
+    run = records.stage_run(at.run, "explain", pseudolabels.fingerprint)
+    at.context.connect()  # pseudo-labels that were there have not needed it
+    drawn = draw_pages(at.context, models, dataset, pseudolabels, pages)
+    storage = at.context.workspace.storage.join(f"pages/{pseudolabels.fingerprint}")
     for number, page in enumerate(drawn, start=1):
         storage.write(f"saliency-{number:02d}.png", page)
         run.image(f"saliency-{number:02d}.png", page)
     run.finish()
-    say(f"{len(drawn)} pages of maps: {storage.uri}" if drawn else "no map to draw on validation")
+    at.say(
+        f"{len(drawn)} pages of maps: {storage.uri}" if drawn else "no map to draw on validation"
+    )
 
 
 def _tell_methods(
-    context: Context,
+    at: Tracked,
     experiment: Experiment,
     dataset: Artifact,
     made: Mapping[str, Artifact],
     held: Sequence[str],
-    parent: RunRef,
-    say: Say,
 ) -> None:
-    comparison = saliency_methods.compare_methods(context, experiment, dataset, made, held)
+    comparison = saliency_methods.compare_methods(at.context, experiment, dataset, made, held)
     text = saliency_methods.render(comparison, made)
-    parent.text("saliency-methods.txt", text)
+    at.run.text("saliency-methods.txt", text)
     rows = saliency_methods.rows_of(comparison)
-    parent.text("saliency-methods.csv", csv_bytes(rows).decode())
-    say(f"\n{text}\n{saliency_methods.summary_line(comparison, list(made))}")
+    at.run.text("saliency-methods.csv", csv_bytes(rows).decode())
+    at.say(f"\n{text}\n{saliency_methods.summary_line(comparison, list(made))}")
 
 
 STAGES = ("ingest", "classify", "segment", "evaluate")
@@ -189,31 +177,24 @@ def run_until(
 ) -> list[Artifact]:
     """Run an experiment up to a stage of STAGES; return its artifacts. See also `run_explain`."""
     parent = records.top_run(tracker, experiment, chain.comparison)
-    made = _until(stage, context, experiment, chain, parent, say)
+    made = _until(stage, Tracked(context, parent, say), experiment, chain)
     parent.finish()
     return made
 
 
-def _until(
-    stage: str,
-    context: Context,
-    experiment: Experiment,
-    chain: Plan,
-    parent: RunRef,
-    say: Say,
-) -> list[Artifact]:
+def _until(stage: str, at: Tracked, experiment: Experiment, chain: Plan) -> list[Artifact]:
     if stage in ("ingest", "classify"):
-        dataset, _ = ingest_tracked(context, experiment, parent, say)
+        dataset, _ = ingest_tracked(at, experiment)
         if stage == "ingest":
             return [dataset]
-        return classify_tracked(context, experiment, dataset, parent, say)
+        return classify_tracked(at, experiment, dataset)
     trainings = [training for training, _ in chain.segmenters]
     starts = [training.settings.init for training in trainings]
-    made = prepare(context, experiment, starts, parent, say)
-    segmenters = train(context, experiment, trainings, made, parent)
+    made = prepare(at, experiment, starts)
+    segmenters = train(at.context, experiment, trainings, made, at.run)
     if stage == "segment":
         return segmenters
-    return _evaluate(context, experiment, made, trainings, segmenters, parent)
+    return _evaluate(at.context, experiment, made, trainings, segmenters, at.run)
 
 
 def _evaluate(

@@ -28,7 +28,7 @@ from chexseg_platform.stages.ingest import ingest
 from chexseg_platform.stages.orders import Masks, Order, start_of
 from chexseg_platform.stages.pretrain import Pretrained, pretrain_tracked
 from chexseg_platform.stages.report import report_of_run
-from chexseg_platform.stages.tracked import Say, classify_tracked, ingest_tracked, left_out
+from chexseg_platform.stages.tracked import Say, Tracked, classify_tracked, ingest_tracked, left_out
 from chexseg_platform.tasks import Cell
 from chexseg_platform.tracking import RunRef, Tracker
 
@@ -70,12 +70,13 @@ def finetune(
     """
     print_ = tasks.grid_print(experiment, cells)
     parent = records.top_run(tracker, experiment, print_, f"{experiment.name} finetune")
+    at = Tracked(context, parent, say)
     works = {
-        name: _ready(context, experiment, name, task, parent, say)
+        name: _ready(at, experiment, name, task)
         for name, task in tasks.settings_of(experiment).tasks.items()
     }
     images = {cell.print_: _images(works[cell.task], cell) for cell in cells}
-    starts = _starts(context, experiment, parent, say)
+    starts = _starts(at, experiment)
     make = partial(
         _finetune, context, experiment, cells, print_, works, images, starts, tracker, parent
     )
@@ -86,19 +87,12 @@ def finetune(
     return found
 
 
-def _ready(
-    context: Context,
-    experiment: Experiment,
-    name: str,
-    task: config.Task,
-    parent: RunRef,
-    say: Say,
-) -> Work:
+def _ready(at: Tracked, experiment: Experiment, name: str, task: config.Task) -> Work:
     """Make a task's dataset, and see what its images show."""
     data = tasks.data_of(experiment, task)
-    print_ = plan.dataset_print(data, context.workspace)
-    run = records.stage_run(parent, "ingest", print_, name)
-    dataset = ingest(context, data, print_)
+    print_ = plan.dataset_print(data, at.context.workspace)
+    run = records.stage_run(at.run, "ingest", print_, name)
+    dataset = ingest(at.context, data, print_)
     records.finish_dataset(run, dataset)
     columns = ["image_id", "patient", "split", "small_masks"]
     index = read_index(dataset).select(columns)
@@ -111,7 +105,7 @@ def _ready(
     )
     tested = _shown(index, "test", classes, dataset)
     _check(name, work, tested)
-    say(
+    at.say(
         f"{name}  {', '.join(classes)}: {len(work.train)} images to learn from, "
         f"{len(work.valid)} for thresholds and checkpoints, {len(tested)} to test on"
         f"{left_out(dataset)}"
@@ -152,16 +146,15 @@ def _images(work: Work, cell: Cell) -> list[str]:
     return take_fraction(work.train, cell.fraction, cell.seed, work.classes)
 
 
-def _starts(context: Context, experiment: Experiment, parent: RunRef, say: Say) -> Starts:
+def _starts(at: Tracked, experiment: Experiment) -> Starts:
     """Make what the initialisations name: the classifier, and pre-trained segmenters."""
     classifier, families = tasks.needs(experiment)
     if not (classifier or families):
         return Starts()
-    dataset, experts = ingest_tracked(context, experiment, parent, say)
-    explained = classify_tracked(context, experiment, dataset, parent, say)[0]
+    dataset, experts = ingest_tracked(at, experiment)
+    explained = classify_tracked(at, experiment, dataset)[0]
     pretrained = {
-        family: pretrain_tracked(context, experiment, family, dataset, experts, parent, say)
-        for family in families
+        family: pretrain_tracked(at, experiment, family, dataset, experts) for family in families
     }
     return Starts(dataset, explained, pretrained)
 

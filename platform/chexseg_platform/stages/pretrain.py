@@ -19,8 +19,14 @@ from chexseg_platform.stages.families import compare_labels, render, rows_of
 from chexseg_platform.stages.orders import Masks, Order, start_of, train_orders
 from chexseg_platform.stages.relabel import relabel
 from chexseg_platform.stages.segment import Experts
-from chexseg_platform.stages.tracked import Say, classify_tracked, explain_tracked, ingest_tracked
-from chexseg_platform.tracking import RunRef, Tracker
+from chexseg_platform.stages.tracked import (
+    Say,
+    Tracked,
+    classify_tracked,
+    explain_tracked,
+    ingest_tracked,
+)
+from chexseg_platform.tracking import Tracker
 
 
 class UnknownFamily(ValueError):
@@ -49,11 +55,12 @@ def pretrain(
     prints = [plan.rounds_of(experiment, name, dataset_print)[-1].segmenter for name in names]
     key = fingerprint("pretrained", {"of": prints, "labels": labels_only})
     parent = records.top_run(tracker, experiment, key, f"{experiment.name} pretrain")
-    dataset, experts = ingest_tracked(context, experiment, parent, say)
+    at = Tracked(context, parent, say)
+    dataset, experts = ingest_tracked(at, experiment)
     made, labels = dict[str, Artifact](), dict[str, Artifact]()
     for name in names:
         say(f"{name}:")
-        given = (context, experiment, name, dataset, experts, parent, say)
+        given = (at, experiment, name, dataset, experts)
         if labels_only:
             labels[name] = labels_tracked(*given)[1]
         else:
@@ -89,13 +96,7 @@ class Pretrained(NamedTuple):
 
 
 def pretrain_tracked(
-    context: Context,
-    experiment: Experiment,
-    family: str,
-    dataset: Artifact,
-    experts: Experts,
-    parent: RunRef,
-    say: Say,
+    at: Tracked, experiment: Experiment, family: str, dataset: Artifact, experts: Experts
 ) -> Pretrained:
     """Pre-train a segmenter on a family of pseudo-labels, or return the one that is there.
 
@@ -104,19 +105,19 @@ def pretrain_tracked(
     """
     variant = experiment.family(family)
     rounds = plan.rounds_of(experiment, family, dataset.fingerprint)
-    classifiers, labels = labels_tracked(context, experiment, family, dataset, experts, parent, say)
+    classifiers, labels = labels_tracked(at, experiment, family, dataset, experts)
 
     def learned(labels: Artifact, made: plan.Round) -> Artifact:
         key = f"{family}, round {rounds.index(made)}" if len(rounds) > 1 else family
-        order = _order(context, variant, key, dataset, classifiers[0], labels, made)
-        return _learn(context, order, parent)
+        order = _order(at.context, variant, key, dataset, classifiers[0], labels, made)
+        return _learn(at, order)
 
     segmenter = learned(labels, rounds[0])
     for made in rounds[1:]:
-        run = records.stage_run(parent, "relabel", made.labels, family)
-        new = relabel(context, variant, labels, segmenter, dataset, experts.held, made.labels)
+        run = records.stage_run(at.run, "relabel", made.labels, family)
+        new = relabel(at.context, variant, labels, segmenter, dataset, experts.held, made.labels)
         records.finish_pseudolabels(run, new)
-        say(describe_round(new))
+        at.say(describe_round(new))
         if not new.summary["kept"]:
             break
         labels, segmenter = new, learned(new, made)
@@ -124,18 +125,12 @@ def pretrain_tracked(
 
 
 def labels_tracked(
-    context: Context,
-    experiment: Experiment,
-    family: str,
-    dataset: Artifact,
-    experts: Experts,
-    parent: RunRef,
-    say: Say,
+    at: Tracked, experiment: Experiment, family: str, dataset: Artifact, experts: Experts
 ) -> tuple[list[Artifact], Artifact]:
     """Return a family's classifiers, and its pseudo-labels before any self-distillation."""
     variant = experiment.family(family)
-    classifiers = classify_tracked(context, variant, dataset, parent, say)
-    labels = explain_tracked(context, variant, dataset, classifiers, experts, parent, say)
+    classifiers = classify_tracked(at, variant, dataset)
+    labels = explain_tracked(at, variant, dataset, classifiers, experts)
     return classifiers, labels
 
 
@@ -160,10 +155,10 @@ def _order(
     )
 
 
-def _learn(context: Context, order: Order, parent: RunRef) -> Artifact:
-    run = records.stage_run(parent, "pretrain", order.print_, order.key)
+def _learn(at: Tracked, order: Order) -> Artifact:
+    run = records.stage_run(at.run, "pretrain", order.print_, order.key)
     (segmenter,) = train_orders(
-        context, "pretrain", [order], lambda _, note: records.log_note(run, note)
+        at.context, "pretrain", [order], lambda _, note: records.log_note(run, note)
     )
     records.finish(run, segmenter)
     return segmenter

@@ -20,7 +20,7 @@ from chexseg_platform.stages.context import Context
 from chexseg_platform.stages.experiment import Made, has_benchmark, prepare
 from chexseg_platform.stages.orders import Order
 from chexseg_platform.stages.segment import order_of
-from chexseg_platform.stages.tracked import Say
+from chexseg_platform.stages.tracked import Say, Tracked
 from chexseg_platform.tracking import RunRef, Tracker
 
 
@@ -33,7 +33,7 @@ def sweep(context: Context, experiment: Experiment, tracker: Tracker, say: Say) 
     trials = points.trials_of(experiment, plan.Plan.of(experiment, context.workspace))
     print_ = points.sweep_print(experiment, trials)
     parent = records.top_run(tracker, experiment, print_, f"{experiment.name} sweep")
-    made = _prepare(context, trials, parent, say)
+    made = _prepare(Tracked(context, parent, say), trials)
     for trial in trials:
         if trial.training.settings.expert_probability > 0:
             experts = made[trial.pseudolabels].experts
@@ -69,9 +69,7 @@ def describe(experiment: Experiment, workspace: Workspace) -> str:
     return "\n".join(lines)
 
 
-def _prepare(
-    context: Context, trials: Sequence[Trial], parent: RunRef, say: Say
-) -> dict[str, Made]:
+def _prepare(at: Tracked, trials: Sequence[Trial]) -> dict[str, Made]:
     """Make what trials learn from, once for all points that share it; by pseudo-labels."""
     first = {trial.pseudolabels: trial for trial in reversed(trials)}
     made: dict[str, Made] = {}
@@ -79,9 +77,9 @@ def _prepare(
         if first[trial.pseudolabels] is not trial:
             continue
         if len(first) > 1:
-            say(f"for {trial.point}:")
+            at.say(f"for {trial.point}:")
         starts = [t.training.settings.init for t in trials if t.pseudolabels == trial.pseudolabels]
-        made[trial.pseudolabels] = prepare(context, trial.experiment, starts, parent, say)
+        made[trial.pseudolabels] = prepare(at, trial.experiment, starts)
     return made
 
 

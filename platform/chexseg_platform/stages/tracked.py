@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from chexseg_platform import plan
 from chexseg_platform.artifacts import Artifact
@@ -20,16 +21,23 @@ from chexseg_platform.tracking import RunRef
 Say = Callable[[str], None]
 
 
-def ingest_tracked(
-    context: Context, experiment: Experiment, parent: RunRef, say: Say
-) -> tuple[Artifact, Experts]:
+@dataclass(frozen=True)
+class Tracked:
+    """Where stages work, the run that theirs belong to, and who is told how they end."""
+
+    context: Context
+    run: RunRef
+    say: Say
+
+
+def ingest_tracked(at: Tracked, experiment: Experiment) -> tuple[Artifact, Experts]:
     """Make the dataset, and decide which expert patients are held for validation."""
-    print_ = plan.dataset_print(experiment.data, context.workspace)
-    run = records.stage_run(parent, "ingest", print_)
-    dataset = ingest(context, experiment.data, print_)
+    print_ = plan.dataset_print(experiment.data, at.context.workspace)
+    run = records.stage_run(at.run, "ingest", print_)
+    dataset = ingest(at.context, experiment.data, print_)
     records.finish_dataset(run, dataset)
     experts = experts_of(dataset, experiment.segmenter.expert_validation, experiment.seed)
-    say(describe_dataset(dataset, experts))
+    at.say(describe_dataset(dataset, experts))
     # Before hours go into a classifier: are there as many expert masks as the arms ask for?
     for training in plan.trainings(experiment):
         if training.settings.expert_probability > 0:
@@ -37,61 +45,51 @@ def ingest_tracked(
     return dataset, experts
 
 
-def classify_tracked(
-    context: Context, experiment: Experiment, dataset: Artifact, parent: RunRef, say: Say
-) -> list[Artifact]:
+def classify_tracked(at: Tracked, experiment: Experiment, dataset: Artifact) -> list[Artifact]:
     """Train the classifiers that are explained, with their curves."""
-    return [_classify(context, member, dataset, parent, say) for member in experiment.members]
+    return [_classify(at, member, dataset) for member in experiment.members]
 
 
-def _classify(
-    context: Context, experiment: Experiment, dataset: Artifact, parent: RunRef, say: Say
-) -> Artifact:
+def _classify(at: Tracked, experiment: Experiment, dataset: Artifact) -> Artifact:
     print_ = plan.classifier_print(experiment, dataset.fingerprint)
-    run = records.stage_run(parent, "classify", print_)
-    classifier = classify(context, experiment, dataset, lambda note: records.log_note(run, note))
+    run = records.stage_run(at.run, "classify", print_)
+    classifier = classify(at.context, experiment, dataset, lambda note: records.log_note(run, note))
     records.finish(run, classifier)
-    say(describe_classifier(classifier))
+    at.say(describe_classifier(classifier))
     return classifier
 
 
 def _refine(
-    context: Context,
-    experiment: Experiment,
-    dataset: Artifact,
-    classifiers: Sequence[Artifact],
-    parent: RunRef,
+    at: Tracked, experiment: Experiment, dataset: Artifact, classifiers: Sequence[Artifact]
 ) -> Artifact:
     """Train IRNet's boundary network, with its curves."""
     prints = [classifier.fingerprint for classifier in classifiers]
     print_ = plan.boundary_print(experiment, dataset.fingerprint, prints)
-    run = records.stage_run(parent, "irnet", print_)
+    run = records.stage_run(at.run, "irnet", print_)
     boundary = make_boundary(
-        context, experiment, dataset, classifiers, lambda note: records.log_note(run, note)
+        at.context, experiment, dataset, classifiers, lambda note: records.log_note(run, note)
     )
     records.finish(run, boundary)
     return boundary
 
 
 def explain_tracked(
-    context: Context,
+    at: Tracked,
     experiment: Experiment,
     dataset: Artifact,
     classifiers: Sequence[Artifact],
     experts: Experts,
-    parent: RunRef,
-    say: Say,
 ) -> Artifact:
     """Make the pseudo-labels, with their page of maps."""
     prints = [classifier.fingerprint for classifier in classifiers]
     boundary = None
     if experiment.saliency.refine == "irnet":
-        boundary = _refine(context, experiment, dataset, classifiers, parent)
+        boundary = _refine(at, experiment, dataset, classifiers)
     print_ = plan.pseudolabels_print(experiment, dataset.fingerprint, prints)
-    run = records.stage_run(parent, "explain", print_)
-    pseudolabels = explain(context, experiment, dataset, classifiers, experts.held, boundary)
+    run = records.stage_run(at.run, "explain", print_)
+    pseudolabels = explain(at.context, experiment, dataset, classifiers, experts.held, boundary)
     records.finish_pseudolabels(run, pseudolabels)
-    say(describe_pseudolabels(pseudolabels))
+    at.say(describe_pseudolabels(pseudolabels))
     return pseudolabels
 
 
