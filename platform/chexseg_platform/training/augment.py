@@ -7,8 +7,8 @@ The default varies nothing: the CheXseg models were trained so.
 `prepare` puts the steps in the order that keeps padding right: intensity on grey levels, then
 normalisation, then geometry, whose fill of 0 is what padding is after normalisation.
 
-A horizontal flip swaps the patient's left and right: the heart goes to the wrong side, and
-channels named by side ("left lung") swap with it. It is off unless asked for.
+A horizontal flip swaps the patient's left and right: the heart goes to the wrong side, and what is
+named by side ("left lung") is the other one (`Varied.flipped_B`). It is off unless asked for.
 
 Shapes: B images, C input channels, K mask channels, S side.
 """
@@ -16,8 +16,8 @@ Shapes: B images, C input channels, K mask channels, S side.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -75,6 +75,20 @@ class Augment:
         return any((self.brightness, self.contrast, self.gamma))
 
 
+class Varied(NamedTuple):
+    """A batch as it is varied.
+
+    Attributes:
+        image_BCSS: float32 network input.
+        mask_BKSS: in the dtype that came in, or None.
+        flipped_B: bool, which images are mirrored; the channels of their masks keep their order.
+    """
+
+    image_BCSS: Tensor
+    mask_BKSS: Tensor | None
+    flipped_B: Tensor
+
+
 def prepare(
     image_BSS: Tensor,
     mask_BKSS: Tensor | None,
@@ -83,8 +97,7 @@ def prepare(
     content_B4: Tensor | None = None,
     augment: Augment | None = None,
     generator: torch.Generator | None = None,
-    mirrored: Sequence[int] | None = None,
-) -> tuple[Tensor, Tensor | None]:
+) -> Varied:
     """Grey images and masks -> network input and masks, varied where `augment` says so.
 
     Args:
@@ -93,19 +106,14 @@ def prepare(
         preprocess, content_B4: as in models/preprocess.py.
         augment: None varies nothing.
         generator: on the CPU; needed where augment varies anything.
-        mirrored: for each channel of the masks, the one that it is once left and right are
-            swapped; None where that changes none.
-
-    Returns:
-        float32 (B, C, S, S), and the masks in their own dtype.
     """
     if augment is None or not (augment.moves or augment.shades):
-        return preprocess(image_BSS, content_B4), mask_BKSS
+        return _unmoved(preprocess(image_BSS, content_B4), mask_BKSS)
     if generator is None:
         raise ValueError("Augmentation needs a generator made from the run's seed.")
     shaded_BSS = vary_intensity(image_BSS, augment, generator)
     input_BCSS = preprocess(shaded_BSS, content_B4)
-    return vary_geometry(input_BCSS, mask_BKSS, augment, generator, mirrored)
+    return vary_geometry(input_BCSS, mask_BKSS, augment, generator)
 
 
 def vary_intensity(image_BSS: Tensor, augment: Augment, generator: torch.Generator) -> Tensor:
@@ -128,29 +136,28 @@ def vary_geometry(
     mask_BKSS: Tensor | None,
     augment: Augment,
     generator: torch.Generator,
-    mirrored: Sequence[int] | None = None,
-) -> tuple[Tensor, Tensor | None]:
+) -> Varied:
     """Move each image, and its masks alike; what comes in from outside is 0.
 
-    Bilinear; a bool mask is cut again at one half. Channels of a flipped image change places as
-    `mirrored` says; see `prepare`.
+    Bilinear; a bool mask is cut again at one half.
     """
     if not augment.moves:
-        return input_BCSS, mask_BKSS
+        return _unmoved(input_BCSS, mask_BKSS)
     theta_B23 = affine_matrices(len(input_BCSS), augment, generator).to(input_BCSS.device)
     size = (len(input_BCSS), 1, *input_BCSS.shape[2:])
     grid_BSS2 = F.affine_grid(theta_B23, list(size), align_corners=False)
     moved_BCSS = _sample(input_BCSS, grid_BSS2)
+    flipped_B = torch.linalg.det(theta_B23[:, :, :2]) < 0
     if mask_BKSS is None:
-        return moved_BCSS, None
-    if mirrored is not None:
-        flipped_B = torch.linalg.det(theta_B23[:, :, :2]) < 0
-        other_side = mask_BKSS[:, list(mirrored)]
-        mask_BKSS = torch.where(flipped_B[:, None, None, None], other_side, mask_BKSS)
+        return Varied(moved_BCSS, None, flipped_B)
     moved_mask = _sample(mask_BKSS.float(), grid_BSS2)
-    if mask_BKSS.dtype == torch.bool:
-        return moved_BCSS, moved_mask >= 0.5
-    return moved_BCSS, moved_mask.to(mask_BKSS.dtype)
+    cut = moved_mask >= 0.5 if mask_BKSS.dtype == torch.bool else moved_mask.to(mask_BKSS.dtype)
+    return Varied(moved_BCSS, cut, flipped_B)
+
+
+def _unmoved(input_BCSS: Tensor, mask_BKSS: Tensor | None) -> Varied:
+    flipped_B = torch.zeros(len(input_BCSS), dtype=torch.bool, device=input_BCSS.device)
+    return Varied(input_BCSS, mask_BKSS, flipped_B)
 
 
 def affine_matrices(number: int, augment: Augment, generator: torch.Generator) -> Tensor:

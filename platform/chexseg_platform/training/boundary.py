@@ -174,7 +174,7 @@ class Boundary:
     def batch(self, step: int) -> Batch:
         items = self.batches.rows(step)
         rows = self.seeds.rows[items]
-        image_BCSS, seed_BKSS = prepare(
+        image_BCSS, seed_BKSS, _ = prepare(
             image_tensor(self.store, rows, self.device),
             torch.from_numpy(self.seeds.decode(items, self.store.size)).to(self.device),
             self.preprocess,

@@ -114,14 +114,14 @@ class Classification:
 
     def batch(self, step: int) -> Batch:
         rows = self.train_rows[self.batches.rows(step)]
-        image_BCSS, _ = prepare(
+        image_BCSS = prepare(
             image_tensor(self.store, rows, self.device),
             None,
             self.preprocess,
             content_B4=content_tensor(self.store, rows, self.device),
             augment=self.augment,
             generator=step_generator(self.seed, step, self.rank),
-        )
+        ).image_BCSS
         labels = torch.from_numpy(self.store.labels[rows]).to(self.device, non_blocking=True)
         return {"image": image_BCSS, "labels": labels}
 

@@ -188,21 +188,22 @@ class Segmentation:
         items = self.batches.rows(step)
         rows = self.items.rows[items]
         mask_BKSS, ignored_BKSS = self._masks(self.items, items)
-        image_BCSS, moved = prepare(
+        image_BCSS, moved, flipped_B = prepare(
             image_tensor(self.store, rows, self.device),
             mask_BKSS if ignored_BKSS is None else torch.cat((mask_BKSS, ignored_BKSS), dim=1),
             self.preprocess,
             content_B4=content_tensor(self.store, rows, self.device),
             augment=self.augment,
             generator=step_generator(self.seed, step, self.rank),
-            mirrored=self.mirrored if ignored_BKSS is None else _twice(self.mirrored),
         )
         assert moved is not None
-        known = torch.from_numpy(self.items.known[items]).to(self.device)
-        batch = {"image": image_BCSS, "mask": moved[:, : len(self.classes)], "known": known}
+        known_BK = torch.from_numpy(self.items.known[items]).to(self.device)
+        said = {"mask": moved[:, : len(self.classes)], "known": known_BK}
         if ignored_BKSS is not None:
-            batch["ignored"] = moved[:, len(self.classes) :]
-        return batch
+            said["ignored"] = moved[:, len(self.classes) :]
+        if self.mirrored is not None:
+            said = {key: _mirror(of, flipped_B, self.mirrored) for key, of in said.items()}
+        return {"image": image_BCSS, **said}
 
     def _masks(self, rows: MaskRows, items: NDArray[np.int64]) -> tuple[Tensor, Tensor | None]:
         """Return masks of some items and, where any has them, their ignored pixels: bool."""
@@ -260,11 +261,10 @@ class Segmentation:
         return dump_segmenter(self.model, spec, self.preprocess, extra, state=state)
 
 
-def _twice(mirrored: Sequence[int] | None) -> list[int] | None:
-    """Return where channels go that stand twice, once as masks and once as ignored pixels."""
-    if mirrored is None:
-        return None
-    return [*mirrored, *(len(mirrored) + place for place in mirrored)]
+def _mirror(said: Tensor, flipped_B: Tensor, mirrored: Sequence[int]) -> Tensor:
+    """Return what is said of each class, (B, K, ...), with the sides of flipped images swapped."""
+    flipped = flipped_B.to(said.device).view(-1, *[1] * (said.ndim - 1))
+    return torch.where(flipped, said[:, list(mirrored)], said)
 
 
 def fixed_thresholds(settings: config.Segmenter, classes: Sequence[str]) -> dict[str, Any]:

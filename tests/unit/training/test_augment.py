@@ -30,7 +30,7 @@ def images(seed: int = 0) -> tuple[Tensor, Tensor]:
 def test_the_default_varies_nothing() -> None:
     image, mask = images()
     for augment in (None, Augment()):
-        out, same = prepare(image, mask, GREY, augment=augment)
+        out, same, _ = prepare(image, mask, GREY, augment=augment)
         assert torch.equal(out, GREY(image))
         assert same is mask
 
@@ -51,7 +51,8 @@ def test_the_same_generator_gives_the_same_batch_and_the_global_one_is_left_alon
 
 def test_flip_is_exact_for_image_and_mask() -> None:
     image, mask = images()
-    out, moved = vary_geometry(GREY(image), mask, Augment(flip=1.0), generator())
+    out, moved, flipped = vary_geometry(GREY(image), mask, Augment(flip=1.0), generator())
+    assert flipped.all()
     torch.testing.assert_close(out, GREY(image).flip(-1), atol=1e-4, rtol=0)
     assert moved is not None
     assert torch.equal(moved, mask.flip(-1))
@@ -61,7 +62,7 @@ def test_images_of_a_batch_move_differently_and_masks_with_them() -> None:
     blob = torch.zeros(6, 1, 64, 64)
     blob[:, :, 20:30, 24:44] = 1.0
     augment = Augment(rotate=20, scale=0.2, translate=0.1)
-    out, mask = vary_geometry(blob, blob.bool(), augment, generator())
+    out, mask, _ = vary_geometry(blob, blob.bool(), augment, generator())
     assert mask is not None
     assert torch.equal(mask, out >= 0.5)
     assert len({int(m.sum()) for m in mask}) > 1
@@ -90,7 +91,7 @@ def test_translation_moves_both_by_the_same_pixels() -> None:
     blob[:, :, 28:36, 28:36] = 1.0
     augment = Augment(translate=0.25)
     shift = -affine_matrices(1, augment, generator(3))[0, :, 2] * 32  # (x, y) in pixels
-    _, mask = vary_geometry(blob, blob.bool(), augment, generator(3))
+    _, mask, _ = vary_geometry(blob, blob.bool(), augment, generator(3))
     assert mask is not None
     row, column = centre(mask[0, 0])
     assert column - 31.5 == pytest.approx(shift[0].item(), abs=0.6)
@@ -99,7 +100,7 @@ def test_translation_moves_both_by_the_same_pixels() -> None:
 
 def test_what_comes_in_from_outside_is_padding() -> None:
     image = torch.full((1, 32, 32), 250, dtype=torch.uint8)
-    out, _ = prepare(image, None, GREY, augment=Augment(translate=0.5), generator=generator(1))
+    out, _, _ = prepare(image, None, GREY, augment=Augment(translate=0.5), generator=generator(1))
     inside = (250 / 255 - 0.5) / 0.25
     assert out.eq(0).any()
     assert out.isclose(torch.tensor(inside), atol=1e-4).any()
@@ -109,7 +110,9 @@ def test_padding_stays_zero_whatever_the_brightness() -> None:
     image = torch.full((8, 16, 16), 100, dtype=torch.uint8)
     content = torch.tensor([[4, 12, 0, 16]] * 8)
     augment = Augment(brightness=0.3, contrast=0.3, gamma=0.5)
-    out, _ = prepare(image, None, GREY, content_B4=content, augment=augment, generator=generator())
+    out, _, _ = prepare(
+        image, None, GREY, content_B4=content, augment=augment, generator=generator()
+    )
     assert out[:, :, :4].eq(0).all()
     assert out[:, :, 12:].eq(0).all()
     assert out[:, 0, 8, 8].unique().numel() == 8
@@ -129,7 +132,7 @@ def test_intensity_stays_in_range_and_in_its_limits() -> None:
 
 def test_soft_masks_keep_their_type() -> None:
     image, mask = images()
-    _, moved = prepare(image, mask.float(), GREY, augment=FULL, generator=generator())
+    _, moved, _ = prepare(image, mask.float(), GREY, augment=FULL, generator=generator())
     assert moved is not None
     assert moved.dtype == torch.float32
     assert 0 <= moved.min() <= moved.max() <= 1

@@ -46,7 +46,7 @@ class Tiny:
         rows = self.batches.rows(step)
         self.drawn.append(rows.tolist())
         generator = step_generator(self.seed, step, 0)
-        image, _ = vary_geometry(IMAGES[rows], None, Augment(rotate=20.0), generator)
+        image, _, _ = vary_geometry(IMAGES[rows], None, Augment(rotate=20.0), generator)
         return {"image": image, "sign": (IMAGES[rows].mean((1, 2, 3)) > 0).float()}
 
     def loss(self, model, batch):

@@ -156,6 +156,21 @@ def test_ignored_pixels_move_with_their_masks(tiny_store, flip):
     assert set(whole.tolist()) == ({0, 1} if flip else {1})
 
 
+def test_what_is_known_of_one_side_is_of_the_other_in_a_flipped_image(tiny_store):
+    rows, classes = tiny_store.rows("valid"), (LEFT_LUNG, RIGHT_LUNG)
+    left = {LEFT_LUNG: masks.encode(square(slice(8, 24), slice(18, 30)))}
+    drawn = MaskRows(rows, (left,) * 8, np.array([[True, False]] * 8), classes)
+    task = Segmentation(
+        settings(augment=Augment(flip=0.5)), tiny_store, expert=drawn,
+        pseudo=MaskRows.empty(classes), valid=MaskRows.empty(classes), seed=0, device=CPU,
+    )  # fmt: skip
+    seen = set()
+    for batch in (task.batch(step) for step in range(4)):
+        assert torch.equal(batch["mask"].flatten(2).any(dim=2), batch["known"])
+        seen |= set(batch["known"].int().argmax(dim=1).tolist())
+    assert seen == {0, 1}
+
+
 def test_validation_counts_what_is_known_and_not_ignored(tiny_store, sets):
     drawn = sets[0]
     unsure = square(slice(0, 16), slice(0, 20))
