@@ -54,6 +54,26 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Loaded:
             problems at once.
     """
     path = Path(path)
+    value, lines, given = _laid(path, overrides)
+    _paths_from(value, path.resolve().parent, given)
+    return Loaded(_validate(value, str(path), lines, given), str(path), lines, given)
+
+
+def relative_paths(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, str]:
+    """Return the paths that start at the experiment file or, overridden, at this folder, by key."""
+    value, _, _ = _laid(Path(path), overrides)
+    found = {}
+    for key, section, name in _path_fields(value):
+        text = section[name].removeprefix(START if _is_start(key) else "")
+        if "://" not in text and not os.path.isabs(os.path.expanduser(text)):
+            found[key] = text
+    return found
+
+
+def _laid(
+    path: Path, overrides: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, int], dict[str, Any]]:
+    """Return a file's values with the overrides on top, its values' lines, and the overrides."""
     value, lines = parse_yaml(_read(path), str(path))
     if not isinstance(value, dict):
         raise ConfigError(f"{path} is no experiment file: it should start with `name: ...`")
@@ -64,8 +84,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Loaded:
         given |= {key: new, **dict(flat(new, key))}
         # What the override replaced is no longer what the file says.
         lines = {name: line for name, line in lines.items() if not name.startswith(f"{key}.")}
-    _paths_from(value, path.resolve().parent, given)
-    return Loaded(_validate(value, str(path), lines, given), str(path), lines, given)
+    return value, lines, given
 
 
 def _read(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import shutil
 import signal
 import socket
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from chexseg_platform.cli.submit import STAGES
 
 pytestmark = pytest.mark.ray
 
@@ -148,9 +150,78 @@ def test_a_job_that_fails_says_so(head: Head, repository: Path, tmp_path: Path) 
     assert "Traceback" not in submitted.stdout
 
 
+def submit(
+    head: Head, *arguments: str, cwd: Path, timeout: float = PATIENCE
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "chexseg_platform.cli", "submit", *arguments],
+        cwd=cwd, env=head.environment, capture_output=True, text=True, timeout=timeout,
+    )  # fmt: skip
+
+
+def test_submit_follows_its_job(head: Head, experiment_file: Path, tmp_path: Path) -> None:
+    sent = submit(
+        head, "ingest", str(experiment_file), "--workspace", str(tmp_path / "ws"),
+        "--set", "data.phantom={train: 12, valid: 8, test: 4, size: 64}", "--no-tracking",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert sent.returncode == 0, sent.stdout + sent.stderr
+    assert sent.stdout.count("train 12 images") == 1
+    manifest = json.loads(next((tmp_path / "ws/dataset").glob("*/artifact.json")).read_text())
+    assert manifest["summary"]["images"] == 24
+    assert not (tmp_path / "workspace").exists()
+
+
+def test_submit_ends_as_its_job_does(head: Head, experiment_file: Path, tmp_path: Path) -> None:
+    sent = submit(
+        head, "evaluate", str(experiment_file), "-w", str(tmp_path), "--nonsense", cwd=tmp_path
+    )
+    assert sent.returncode == 2
+    assert "No such option" in sent.stdout
+    assert "Traceback" not in sent.stdout + sent.stderr
+
+
+def test_submit_without_the_token_says_what_is_missing(
+    head: Head, experiment_file: Path, tmp_path: Path
+) -> None:
+    stranger = Head(head.address, {**head.environment, "RAY_AUTH_MODE": "disabled"})
+    sent = submit(stranger, "run", str(experiment_file), "-w", str(tmp_path), cwd=tmp_path)
+    assert sent.returncode == 1
+    assert "RAY_AUTH_MODE=token" in sent.stderr
+    assert "Traceback" not in sent.stderr
+
+
+@pytest.mark.parametrize("answer", ["y", "n"])
+def test_an_interrupt_asks_what_becomes_of_the_job(
+    head: Head, experiment_file: Path, tmp_path: Path, answer: str
+) -> None:
+    main, side = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "chexseg_platform.cli", "submit", "run", str(experiment_file),
+         "-w", str(tmp_path / "ws"), "--no-tracking"],
+        cwd=tmp_path, env=head.environment, stdin=side, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    name = process.stderr.readline().split()[1]
+    assert process.stdout is not None
+    assert "demo" in process.stdout.readline()  # the job has begun
+    process.send_signal(signal.SIGINT)
+    os.write(main, f"{answer}\n".encode())
+    _, said = process.communicate(timeout=PATIENCE)
+    os.close(main)
+    os.close(side)
+    assert process.returncode == 130
+    assert "Stop the job, too?" in said
+    status = head.job("status", name, cwd=tmp_path).stdout.lower()
+    assert ("stopped" in status) == (answer == "y"), status
+    if answer == "n":
+        assert f"ray job logs --follow {name}" in said
+        head.job("stop", name, cwd=tmp_path)
+
+
 def test_every_command_has_its_job(repository: Path) -> None:
-    names = ("run", "tune", "ingest", "classify", "explain", "segment", "evaluate")
-    for name in names:
+    for name in STAGES:
         found = subprocess.run(
             [sys.executable, f"jobs/{name}.py", "--help"],
             cwd=repository,

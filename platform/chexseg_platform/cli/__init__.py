@@ -35,6 +35,7 @@ from chexseg_platform.cli.evaluate import evaluate
 from chexseg_platform.cli.finetune import finetune, pretrain
 from chexseg_platform.cli.predict import predict
 from chexseg_platform.cli.report import report
+from chexseg_platform.cli.submit import submit
 
 
 @click.group(
@@ -122,6 +123,7 @@ def tune(
 
 main.add_command(pretrain)
 main.add_command(finetune)
+main.add_command(submit)
 main.add_command(report)
 
 
