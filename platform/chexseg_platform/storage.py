@@ -84,8 +84,11 @@ class Storage:
             return write_local(Path(path), data, replace)
         if not replace and self.exists(key):
             return False
-        with self.fs.open_output_stream(path) as stream:
-            stream.write(data)
+        # Not in a `with`, which would close the stream after an error, too, and so publish a part:
+        # what is not closed is never seen.
+        stream = self.fs.open_output_stream(path)
+        stream.write(data)
+        stream.close()
         return True
 
     def delete(self, key: str = "") -> None:

@@ -77,6 +77,39 @@ def test_a_relative_folder_is_the_same_for_a_worker_elsewhere(tmp_path, monkeypa
     assert storage.read("a") == b"here"
 
 
+def test_an_upload_that_fails_is_not_closed_and_so_not_published(tmp_path, monkeypatch):
+    class Upload:
+        closed = False
+
+        def write(self, data):
+            raise OSError("connection reset")
+
+        def close(self):
+            self.closed = True
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.close()
+
+    class Bucket:
+        upload = Upload()
+
+        def create_dir(self, path, recursive):
+            pass
+
+        def open_output_stream(self, path):
+            return self.upload
+
+    storage = Storage(tmp_path)
+    monkeypatch.setattr(storage, "local", False)
+    monkeypatch.setattr(storage, "fs", Bucket())
+    with pytest.raises(OSError, match="connection reset"):
+        storage.write("a", b"data")
+    assert not Bucket.upload.closed
+
+
 def test_addresses_of_other_filesystems(tmp_path):
     local = Storage(f"file://{tmp_path}")
     assert local.local
