@@ -297,7 +297,7 @@ def _load(storage: Storage, kind: str, print_: str) -> Artifact | None:
         manifest = json.loads(storage.read("artifact.json"))
         whose = (manifest["kind"], manifest["fingerprint"], manifest["format"])
         found = Artifact(kind, print_, storage, manifest)
-        found.parts(), found.summary
+        found.summary, [storage.path(part.key) for part in found.parts()]
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError):

@@ -200,8 +200,8 @@ def test_a_manifest_cannot_send_a_reader_out_of_the_folder(workspace, made):
     manifest = json.loads(file.read_text())
     manifest["parts"][0]["key"] = "../../../../etc/passwd"
     file.write_text(json.dumps(manifest))
-    with pytest.raises(WorkspaceError, match="is not a name for a file"):
-        workspace.find("kind", "0123").read("rows/0.parquet")
+    with pytest.raises(CorruptArtifact, match=r"is not a readable manifest\. Remove the folder"):
+        workspace.find("kind", "0123")
 
 
 def test_drafts_and_artifacts_travel_to_workers(made):
