@@ -78,7 +78,7 @@ def run(
     from chexseg_platform.plan import Plan, render
 
     loaded, context = open_experiment(experiment, overrides, workspace)
-    stop_on_problems(loaded, context)
+    stop_on_problems(loaded, context, arms=True)
     chain = Plan.of(loaded.experiment, context.workspace)
     click.echo(render(loaded.experiment, chain, context.workspace))
     if dry_run:

@@ -140,10 +140,14 @@ def problems_of(
 
 
 def stop_on_problems(
-    loaded: Loaded, context: Context, *, sweep: bool = False, finetune: bool = False
+    loaded: Loaded,
+    context: Context,
+    *,
+    arms: bool = False,
+    sweep: bool = False,
+    finetune: bool = False,
 ) -> None:
-    """Say every fatal problem at once, before any work: of the arms, the sweep or fine-tuning."""
-    arms = not (sweep or finetune)
+    """Say every fatal problem of what is going to be trained at once, before any work."""
     problems = problems_of(loaded, context, arms=arms, sweep=sweep, finetune=finetune)
     fatal = [problem.text for problem in problems if problem.fatal]
     if fatal:
@@ -189,7 +193,7 @@ def run_stage(
     from chexseg_platform.stages.experiment import run_until
 
     loaded, context = open_experiment(experiment, overrides, workspace)
-    stop_on_problems(loaded, context)
+    stop_on_problems(loaded, context, arms=name not in ("ingest", "classify"))
     chain = Plan.of(loaded.experiment, context.workspace)
     with cluster(), tracker_of(loaded, context, no_tracking) as tracker:
         for artifact in run_until(name, context, loaded.experiment, chain, tracker, click.echo):

@@ -93,7 +93,7 @@ def check_data(experiment: Experiment, wanted: Sequence[Wanted]) -> Iterator[Pro
     yield from _splits(by_split)
     yield from _files(entries, experiment.data.max_rejected)
     if whole:
-        yield from _labels(experiment, by_split)
+        yield from _labels(experiment, by_split, wanted)
         yield from _experts(experiment, by_split, wanted)
 
 
@@ -231,11 +231,13 @@ def _drawn(entry: Entry) -> bool:
     return entry.masks is not None or entry.benchmark_masks is not None
 
 
-def _labels(experiment: Experiment, by_split: Splits) -> Iterator[Problem]:
-    for split, why in (
-        ("train", "classifier and pseudo-labels learn from it"),
-        (experiment.evaluation.split, "the comparison is made on it"),
-    ):
+def _labels(
+    experiment: Experiment, by_split: Splits, wanted: Sequence[Wanted]
+) -> Iterator[Problem]:
+    needed = {"train": "classifier and pseudo-labels learn from it"}
+    if wanted:
+        needed[experiment.evaluation.split] = "the comparison is made on it"
+    for split, why in needed.items():
         if not by_split[split]:
             yield Problem(f"no table has `split: {split}`; {why}")
     for split in ("train", "valid"):

@@ -56,6 +56,10 @@ def prepare(at: Tracked, experiment: Experiment, starts: Iterable[str]) -> Made:
         starts: `segmenter.init` of all that will be trained; what they start from is pre-trained.
     """
     dataset, experts = ingest_tracked(at, experiment)
+    # Before hours go into a classifier: are there as many expert masks as the arms ask for?
+    for training in plan.trainings(experiment):
+        if training.settings.expert_probability > 0:
+            experts.choose(training.settings.expert_masks, training.seed)
     classifiers = classify_tracked(at, experiment, dataset)
     pseudolabels = explain_tracked(at, experiment, dataset, classifiers, experts)
     families = dict.fromkeys(family for start in starts if (family := family_of(start)))

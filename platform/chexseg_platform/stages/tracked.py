@@ -38,10 +38,6 @@ def ingest_tracked(at: Tracked, experiment: Experiment) -> tuple[Artifact, Exper
     records.finish_dataset(run, dataset)
     experts = experts_of(dataset, experiment.segmenter.expert_validation, experiment.seed)
     at.say(describe_dataset(dataset, experts))
-    # Before hours go into a classifier: are there as many expert masks as the arms ask for?
-    for training in plan.trainings(experiment):
-        if training.settings.expert_probability > 0:
-            experts.choose(training.settings.expert_masks, training.seed)
     return dataset, experts
 
 
