@@ -324,10 +324,15 @@ def finetuned_print(
     )
 
 
-def finetuning_print(trainings: Sequence[Sequence[Any]], evaluation: Evaluation) -> str:
-    """Return the fingerprint of a grid's tables."""
+def finetuning_print(
+    trainings: Sequence[Sequence[Any]], initialisations: Sequence[str], evaluation: Evaluation
+) -> str:
+    """Return the fingerprint of a grid's tables; the last initialisation is held to the others."""
     return _print(
-        FINETUNING, trainings=sorted(map(list, trainings)), evaluation=evaluation.model_dump()
+        FINETUNING,
+        trainings=sorted(map(list, trainings)),
+        initialisations=list(initialisations),
+        evaluation=evaluation.model_dump(),
     )
 
 

@@ -6,6 +6,7 @@ task's training images and a seed, and its fingerprint follows from the experime
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -92,7 +93,14 @@ def narrowed(experiment: Experiment, names: Iterable[str]) -> Experiment:
         UnknownTask: saying which there are.
     """
     settings = settings_of(experiment)
-    tasks = {Path(name).name if _is_folder(name) else name: _task(settings, name) for name in names}
+    tasks: dict[str, Task] = {}
+    for given in names:
+        name = _name(settings, given)
+        if name in tasks:
+            raise UnknownTask(
+                f"two tasks would be called {name!r}: rename a folder, or leave one out"
+            )
+        tasks[name] = _task(settings, given)
     if not tasks:
         return experiment
     return experiment.model_copy(update={"finetune": settings.model_copy(update={"tasks": tasks})})
@@ -115,6 +123,16 @@ def _task(settings: Finetune, name: str) -> Task:
         f"{name!r} is no task of this experiment and no folder. Its tasks are {there}; others by "
         f"name ({', '.join(KNOWN)}) need images with their masks among these.{hint}"
     )
+
+
+def _name(settings: Finetune, given: str) -> str:
+    """Return what a task is called: itself or, of a folder, by its last part, made fit."""
+    if given in settings.tasks or given in KNOWN or not _is_folder(given):
+        return given
+    plain = re.sub(r"[^A-Za-z0-9 ._-]+", "-", Path(given).resolve().name).strip("-._ ")[:40]
+    # By its own name it would have that task's classes.
+    taken = plain in settings.tasks or plain in KNOWN
+    return f"{plain} folder" if taken else plain or "folder"
 
 
 def _is_folder(name: str) -> bool:
@@ -189,6 +207,7 @@ def grid_print(experiment: Experiment, cells: Iterable[Cell]) -> str:
     """Return the fingerprint of the grid's tables: its trainings, and how they are compared."""
     return plan.finetuning_print(
         [[c.task, c.initialisation, c.fraction, c.seed, c.print_] for c in cells],
+        list(settings_of(experiment).initialisations),
         experiment.evaluation,
     )
 

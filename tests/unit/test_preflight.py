@@ -497,7 +497,7 @@ def test_starts_of_fine_tunings_are_built(phantom: Path, tmp_path: Path) -> None
     said = said_of_grid(grid(phantom, architecture="FPN"), tmp_path)
     # The encoder fits; what else the family's segmenter holds does not.
     assert len(said) == 1
-    assert said[0].startswith("finetune.initialisations.doll.init: The segmenter checkpoint does")
+    assert said[0].startswith("finetune.initialisations.doll: The segmenter checkpoint does")
     assert said[0].endswith("It holds Unet on resnet18.")
     said = said_of_grid(grid(phantom, encoder="resnet34"), tmp_path)
     assert len(said) == 3  # of the classifier, the family's encoder, and all of the family

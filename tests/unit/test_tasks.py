@@ -51,6 +51,20 @@ def test_a_folder_is_a_task(tmp_path: Path) -> None:
     assert tasks.classes_of(name, task) is None
 
 
+def test_a_folder_has_a_name_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("heart", "masks (v2) é", "x/mine", "y/mine"):
+        (tmp_path / name).mkdir(parents=True)
+    found = tasks.narrowed(experiment(), [str(tmp_path / "heart"), str(tmp_path / "masks (v2) é")])
+    made = found.finetune.tasks
+    assert list(made) == ["heart folder", "masks -v2"]
+    assert [tasks.classes_of(name, task) for name, task in made.items()] == [None, None]
+    Experiment.model_validate(found.model_dump())
+    monkeypatch.chdir(tmp_path / "x/mine")
+    assert list(tasks.narrowed(experiment(), ["."]).finetune.tasks) == ["mine"]
+    with pytest.raises(tasks.UnknownTask, match="two tasks would be called 'mine'"):
+        tasks.narrowed(experiment(), [".", str(tmp_path / "y/mine")])
+
+
 def test_names_of_nothing_are_refused() -> None:
     with pytest.raises(tasks.UnknownTask, match=r"Its tasks are organs, .* mean organs\?"):
         tasks.narrowed(experiment(), ["organ"])
@@ -122,6 +136,17 @@ def test_points_of_a_sweep_share_what_is_pre_trained() -> None:
     assert made.finetuning("random").lr == 1e-3
 
 
+def test_tables_depend_on_which_start_is_held_to_the_others(tmp_path: Path) -> None:
+    starts, prints = {"random": "random", "doll": "pretrained:doll"}, set()
+    for order in (list(starts), list(starts)[::-1]):
+        wish = {"tasks": {"organs": ORGAN_PHANTOM}}
+        made = experiment(finetune=wish | {"initialisations": {n: starts[n] for n in order}})
+        cells = tasks.cells_of(made, Workspace(tmp_path))
+        prints.add(tasks.grid_print(made, cells))
+        assert tasks.grid_print(made, cells[::-1]) in prints
+    assert len(prints) == 2
+
+
 def test_a_grid_says_what_is_done(tmp_path: Path) -> None:
     made, workspace = experiment(), Workspace(tmp_path)
     cells = tasks.cells_of(made, workspace)
@@ -146,6 +171,14 @@ def test_a_grid_says_what_is_done(tmp_path: Path) -> None:
             "init is what `initialisations` gives",
         ),
         ({"finetune": {"tasks": {"organs": ORGAN_PHANTOM}, "fractions": [0.0]}}, "greater than 0"),
+        (
+            {"finetune": {"tasks": {"organs": ORGAN_PHANTOM}, "fractions": [0.5, 1.0, 0.5]}},
+            "the same fraction twice",
+        ),
+        (
+            {"finetune": {"tasks": {"x": ORGAN_PHANTOM | {"classes": ["heart", "lungs", "Lung"]}}}},
+            "lungs and Lung are one class: name it once",
+        ),
     ],
 )  # fmt: skip
 def test_settings_that_do_not_fit_are_named(fields, match) -> None:

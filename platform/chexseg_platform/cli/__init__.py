@@ -140,9 +140,14 @@ def check(experiment: str, overrides: Sequence[str], workspace: str) -> None:
 
     loaded, context = open_experiment(experiment, overrides, workspace)
     wish = loaded.experiment
-    sweep = wish.tune is not None
-    grid = wish.pretrain is not None or wish.finetune is not None
-    problems = problems_of(loaded, context, arms=True, sweep=sweep, finetune=grid)
+    problems = problems_of(
+        loaded,
+        context,
+        arms=True,
+        sweep=wish.tune is not None,
+        pretrain=wish.pretrain is not None,
+        finetune=wish.finetune is not None,
+    )
     click.echo(render(problems))
     if any(problem.fatal for problem in problems):
         sys.exit(1)

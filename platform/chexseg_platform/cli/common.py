@@ -124,31 +124,17 @@ def open_experiment(
     return loaded, Context(opened, loaded.experiment.resources)
 
 
-def problems_of(
-    loaded: Loaded, context: Context, *, arms: bool, sweep: bool, finetune: bool = False
-) -> list[Problem]:
+def problems_of(loaded: Loaded, context: Context, **trained: bool) -> list[Problem]:
+    """Return what is wrong; `trained` is what will be, as `preflight.check` takes it."""
     from chexseg_platform.preflight import check as look
 
-    return look(
-        loaded.experiment,
-        context.workspace,
-        context.weights,
-        arms=arms,
-        sweep=sweep,
-        finetune=finetune,
-    )
+    wish = {"arms": False} | trained
+    return look(loaded.experiment, context.workspace, context.weights, **wish)
 
 
-def stop_on_problems(
-    loaded: Loaded,
-    context: Context,
-    *,
-    arms: bool = False,
-    sweep: bool = False,
-    finetune: bool = False,
-) -> None:
-    """Say every fatal problem of what is going to be trained at once, before any work."""
-    problems = problems_of(loaded, context, arms=arms, sweep=sweep, finetune=finetune)
+def stop_on_problems(loaded: Loaded, context: Context, **trained: bool) -> None:
+    """Say every fatal problem at once, before any work; `trained` as in `problems_of`."""
+    problems = problems_of(loaded, context, **trained)
     fatal = [problem.text for problem in problems if problem.fatal]
     if fatal:
         raise click.ClickException("\n".join(fatal))

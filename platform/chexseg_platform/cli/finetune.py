@@ -46,7 +46,7 @@ def pretrain(
     labels lie where experts drew.
     """
     loaded, context = open_experiment(experiment, overrides, workspace)
-    stop_on_problems(loaded, context, finetune=True)
+    stop_on_problems(loaded, context, pretrain=True)
     from chexseg_platform.stages.pretrain import pretrain as run
 
     with cluster(), tracker_of(loaded, context, no_tracking) as tracker:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from chexseg_platform.config.base import Fraction, Section, Seeds, check_name, check_variants
 from chexseg_platform.config.data import Collection, Phantom
 from chexseg_platform.config.saliency import Saliency
 from chexseg_platform.config.training import Segmenter
+from chexseg_platform.findings import structure
 
 
 class Family(Section):
@@ -47,6 +48,19 @@ class Pretrain(Section):
         return segmenter
 
 
+def _each_fraction_once(fractions: list[float]) -> list[float]:
+    if len(set(fractions)) != len(fractions):
+        raise ValueError("the same fraction twice would count one training as two")
+    return fractions
+
+
+Fractions = Annotated[
+    list[Annotated[float, Field(gt=0, le=1)]],
+    Field(min_length=1),
+    AfterValidator(_each_fraction_once),
+]
+
+
 class Task(Section):
     """Structures to segment, and images with masks of them."""
 
@@ -56,6 +70,16 @@ class Task(Section):
     """Null: what a task of this name means (`lungs`, `heart`, `clavicles`, `organs`,
     `covid-infection`), else every structure that the images have masks of."""
     max_rejected: Fraction = 0.01
+
+    @field_validator("classes")
+    @classmethod
+    def _each_class_once(cls, classes: list[str] | None) -> list[str] | None:
+        meant: dict[str, str] = {}
+        for given in classes or ():
+            other = meant.setdefault(structure(given), given)
+            if other != given or (classes or ()).count(given) > 1:
+                raise ValueError(f"{other} and {given} are one class: name it once")
+        return classes
 
     @model_validator(mode="after")
     def _one_source(self) -> Task:
@@ -79,8 +103,9 @@ class Finetune(Section):
         },
         min_length=1,
     )
-    """By name, as in `segmenter.init`; the last one's gains over the others are reported."""
-    fractions: list[Annotated[float, Field(gt=0, le=1)]] = Field(default=[1.0], min_length=1)
+    """By name, as in `segmenter.init`; the last one's gains over the others are reported, and its
+    steps beside those of the one that is called `random`."""
+    fractions: Fractions = Field(default_factory=lambda: [1.0])
     """Shares of a task's training images that are learned from; smaller ones are among larger."""
     seeds: Seeds = Field(default_factory=lambda: [0])
     segmenter: dict[str, Any] = Field(default_factory=dict)

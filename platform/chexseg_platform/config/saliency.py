@@ -107,8 +107,9 @@ class Saliency(Section):
     """irnet: maps are spread up to the image's boundaries, which `irnet` learns from them."""
     irnet: IRNet = Field(default_factory=IRNet)
     threshold: Literal["otsu", "mass", "tuned"] | Fraction = "otsu"
-    """otsu per map; mass: the highest pixels that hold the share `mass` of a map's sum; tuned per
-    finding on the validation images; or one number for all."""
+    """otsu per map; mass: the highest pixels that hold the share `mass` of a map's sum above its
+    lowest value (on 256 levels, as every threshold); tuned per finding on the validation images; or
+    one number for all."""
     mass: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Of `threshold: mass`."""
     smallest: Annotated[float, Field(ge=0, lt=1)] = 0.0

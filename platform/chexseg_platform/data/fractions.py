@@ -6,6 +6,7 @@ come images that show a class which no earlier one shows, the rarest class's fir
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -54,12 +55,14 @@ def take_fraction(
                 "task's classes, or add images that show it"
             )
         first.append(found)
-        if len(first) > count:
-            raise ClassAbsent(
-                f"{name} is absent from a fraction of {fraction:.3g} of the training images: "
-                f"{count} of {len(order)} cannot show every class; take at least "
-                f"{len(first) / len(order):.2g}"
-            )
+    if len(first) > count:
+        seen = {name for image in first[:count] for name in image.classes}
+        absent = [name for name in classes if name not in seen]
+        raise ClassAbsent(
+            f"{' and '.join(absent)} would be absent from a fraction of {fraction:.3g} of the "
+            f"training images: {count} of {len(order)} cannot show every class; take at least "
+            f"{math.ceil(1000 * len(first) / len(order)) / 1000:g}"
+        )
     taken = {image.image_id for image in first}
     rest = [image for image in order if image.image_id not in taken]
     return [image.image_id for image in (*first, *rest)[:count]]

@@ -19,6 +19,7 @@ from chexseg_platform.data.decode import MAX_PIXELS, UnreadableInput, read_grey,
 from chexseg_platform.data.entries import (
     Entry,
     MaskSet,
+    MaskSizeError,
     Outlines,
     check_mask_size,
     entry_state,
@@ -129,7 +130,14 @@ def make_row(entry: Entry, size: int, *, max_pixels: int = MAX_PIXELS) -> ImageR
     image = read_image(entry, max_pixels)
     if entry.mask_files is not None:
         drawn = read_mask_files(entry.mask_files)
-        entry, image = replace(entry, masks=drawn), _as_coarse(image, drawn)
+        entry = replace(entry, masks=drawn)
+        if entry.format == "jsrt":
+            image = _as_coarse(image, drawn)
+        elif image.shape != (drawn.height, drawn.width):
+            raise MaskSizeError(
+                f"The masks of {entry.image_id} are {drawn.height} x {drawn.width} pixels, its "
+                f"image {image.shape[0]} x {image.shape[1]}: give masks of the image's own size."
+            )
     height, width = image.shape
     check_mask_size(entry, height, width)
     return ImageRow(

@@ -57,10 +57,10 @@ def collections_of(data: Data, phantom: Path | None) -> list[Collection]:
     if wish.layout in ("covid-qu-ex", "folder"):
         return [Collection(layout=wish.layout, root=str(phantom))]
     # The others have no splits, or but two: shares that give the numbers asked for.
-    learned = wish.train + wish.valid
-    images = learned if wish.layout == "jsrt" else learned + wish.test
-    valid, test = wish.valid / images, wish.test / (learned + wish.test)
-    return [Collection(layout=wish.layout, root=str(phantom), valid=valid, test=test)]
+    folds = wish.layout == "jsrt"
+    images = wish.train + wish.valid + (0 if folds else wish.test)
+    test = 0.0 if folds else wish.test / images
+    return [Collection(layout=wish.layout, root=str(phantom), valid=wish.valid / images, test=test)]
 
 
 def phantom_tables(folder: Path, phantom: Phantom) -> list[Table]:

@@ -50,8 +50,9 @@ def assert_disjoint(splits: Mapping[str, Iterable[PatientImage]]) -> None:
     shared = {patient: seen for patient, seen in sorted(homes.items()) if len(seen) > 1}
     if shared:
         some = ", ".join(f"{p} ({' and '.join(shared[p])})" for p in list(shared)[:SHOWN])
+        are = "patients are" if len(shared) > 1 else "patient is"
         raise PatientInTwoSplits(
-            f"{len(shared)} patients are in more than one split: {some}"
+            f"{len(shared)} {are} in more than one split: {some}"
             f"{', ...' if len(shared) > SHOWN else ''}. Of {next(iter(shared))} there are "
             f"{' and '.join(_place(image) for image in next(iter(shared.values())).values())}. "
             "Keep each patient in one table, or in one split's folder; different people need "

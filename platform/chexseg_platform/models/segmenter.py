@@ -165,25 +165,25 @@ def load_encoder(segmenter: nn.Module, classifier_state: checkpoints.State) -> N
     checkpoints.load_exactly(encoder_of(segmenter), encoder, "The classifier's encoder")
 
 
-def load_segmenter_weights(segmenter: nn.Module, state: checkpoints.State) -> bool:
-    """Start from another segmenter: encoder and decoder exactly, the head where it has the
-    same channels.
+def load_segmenter_weights(segmenter: nn.Module, state: checkpoints.State, *, head: bool) -> None:
+    """Start from another segmenter: encoder and decoder exactly.
 
-    Returns:
-        Whether the head was loaded too; else it stays random.
+    Args:
+        head: whether its channels mean the same classes, and are taken, too; else they stay random.
 
     Raises:
         WrongArchitecture: naming the first tensor that does not fit.
     """
-    wanted = segmenter.state_dict()
-    head = [name for name in wanted if name.startswith("segmentation_head.")]
-    same = all(name in state and state[name].shape == wanted[name].shape for name in head)
     fitted = dict(state)
-    if not same:
-        fitted = {name: state[name] for name in state if not name.startswith("segmentation_head.")}
-        fitted |= {name: wanted[name] for name in head}
+    if not head:
+        random = segmenter.state_dict()
+        fitted = {name: value for name, value in state.items() if not _in_head(name)}
+        fitted |= {name: value for name, value in random.items() if _in_head(name)}
     checkpoints.load_exactly(segmenter, fitted, "The segmenter checkpoint")
-    return same
+
+
+def _in_head(name: str) -> bool:
+    return name.startswith("segmentation_head.")
 
 
 def dump_segmenter(

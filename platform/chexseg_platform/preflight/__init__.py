@@ -15,6 +15,7 @@ from pathlib import Path
 from chexseg_platform import plan, tasks
 from chexseg_platform.artifacts import Workspace
 from chexseg_platform.config import Experiment
+from chexseg_platform.findings import mirrored
 from chexseg_platform.preflight.inputs import check_collections, check_data
 from chexseg_platform.preflight.networks import Wanted, check_networks, wanted_of
 from chexseg_platform.preflight.problems import Problem, render, shorten
@@ -32,6 +33,7 @@ def check(
     *,
     arms: bool = True,
     sweep: bool = False,
+    pretrain: bool = False,
     finetune: bool = False,
 ) -> list[Problem]:
     """Return every problem that would stop an experiment, or surprise whoever reads its result.
@@ -40,16 +42,22 @@ def check(
         weights: folder of fetched encoder weights.
         arms: whether the arms will be trained.
         sweep: whether the sweep's trials will be.
-        finetune: whether its segmenters will be pre-trained and fine-tuned.
+        pretrain: whether segmenters will be pre-trained; fine-tuning does so where it starts from
+            them.
+        finetune: whether segmenters will be fine-tuned.
     """
     problems: list[Problem] = []
     wanted = wanted_of(experiment, arms=arms, sweep=sweep)
-    built = wanted_of(experiment, arms=arms, sweep=sweep, finetune=finetune)
+    # Fine-tunings from random weights need none of the experiment's own images.
+    classifier, families = tasks.needs(experiment) if finetune else (False, [])
+    own = bool(not finetune or arms or sweep or pretrain or classifier or families)
+    pretrain = pretrain or bool(families)
+    built = wanted_of(experiment, arms=arms, sweep=sweep, pretrain=pretrain, finetune=finetune)
     for step in (
         lambda: _workspace(workspace),
         lambda: _settings(experiment, wanted),
-        lambda: check_data(experiment, wanted),
-        lambda: check_networks(experiment, built, weights),
+        lambda: check_data(experiment, wanted) if own else iter(()),
+        lambda: check_networks(experiment, built, weights, explained=own),
         lambda: _tasks(experiment) if finetune else iter(()),
         lambda: _resources(experiment),
         lambda: _disk(experiment, workspace),
@@ -101,8 +109,13 @@ def _settings(experiment: Experiment, wanted: Sequence[Wanted]) -> Iterator[Prob
 
 
 def _tasks(experiment: Experiment) -> Iterator[Problem]:
-    """Check the images and masks of every fine-tuning task."""
+    """Check the images, masks and classes of every fine-tuning task."""
     for name, task in experiment.finetune.tasks.items() if experiment.finetune else ():
+        if experiment.finetuning("random").augment.flip:
+            try:
+                mirrored(tasks.classes_of(name, task) or ())
+            except ValueError as error:
+                yield Problem(f"finetune.tasks.{name}: {error}")
         if task.collections:
             for problem in check_collections(tasks.data_of(experiment, task)):
                 yield replace(problem, what=f"finetune.tasks.{name}: {problem.what}")

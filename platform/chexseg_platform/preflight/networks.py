@@ -7,7 +7,7 @@ built to see whether it fits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.util import find_spec
@@ -43,10 +43,16 @@ FIELDS: tuple[tuple[type[Exception], str], ...] = (
 
 @dataclass(frozen=True)
 class Wanted:
-    """A segmenter to train: what is overridden for it and where, and the experiment with that."""
+    """A segmenter to train.
+
+    Attributes:
+        place: where a file asks for it.
+        overrides: dotted fields that are overridden for it, and where each of these is.
+        experiment: with what is overridden.
+    """
 
     place: str
-    fields: Mapping[str, Any]
+    overrides: Mapping[str, str]
     experiment: Experiment
 
     @property
@@ -55,58 +61,71 @@ class Wanted:
 
     def field(self, name: str) -> str:
         """Return the field of the file that sets a dotted field here."""
-        for key in self.fields:
-            if f"{swept_field(key)}.".startswith(f"{name}."):
-                return f"{self.place}.{key}"
-        return name
+        set_at = (at for key, at in self.overrides.items() if f"{key}.".startswith(f"{name}."))
+        return next(set_at, name)
 
 
 def wanted_of(
-    experiment: Experiment, *, arms: bool, sweep: bool, finetune: bool = False
+    experiment: Experiment,
+    *,
+    arms: bool,
+    sweep: bool,
+    pretrain: bool = False,
+    finetune: bool = False,
 ) -> list[Wanted]:
     """Return the segmenters of the arms, of every point of the sweep, and of pre-training and
     fine-tuning, where asked for."""
-    found = _finetuned(experiment) if finetune else []
+    found = [
+        *(_pretrained(experiment) if pretrain else ()),
+        *(_finetuned(experiment) if finetune else ()),
+    ]
     for name, fields in experiment.arms.items() if arms else ():
-        found.append(Wanted(f"arms.{name}", fields, experiment.variant(fields)))
+        place = f"arms.{name}"
+        found.append(Wanted(place, _set_at(place, fields), experiment.variant(fields)))
     space = (experiment.tune or Tune()).space
     for values in product(*space.values()) if sweep else ():
         fields = dict(zip(space, values, strict=True))
-        found.append(Wanted("tune.space", fields, experiment.variant(fields)))
+        overrides = _set_at("tune.space", fields)
+        found.append(Wanted("tune.space", overrides, experiment.variant(fields)))
     return found
 
 
-def _finetuned(experiment: Experiment) -> list[Wanted]:
-    """Return the segmenters that are pre-trained, and those that are fine-tuned."""
-    found = []
+def _set_at(place: str, fields: Iterable[str]) -> dict[str, str]:
+    return {swept_field(key): f"{place}.{key}" for key in fields}
+
+
+def _pretrained(experiment: Experiment) -> Iterator[Wanted]:
     if experiment.pretrain is not None:
+        shared = _set_at("pretrain.segmenter", experiment.pretrain.segmenter)
         for name, family in experiment.pretrain.families.items():
-            variant = experiment.family(name)
-            fields = {f"saliency.{key}": value for key, value in family.saliency.items()}
-            fields |= experiment.pretrain.segmenter
+            variant, place = experiment.family(name), f"pretrain.families.{name}"
+            overrides = _set_at(place, (f"saliency.{key}" for key in family.saliency))
             settings = {"segmenter": variant.pretraining}
-            place = f"pretrain.families.{name}"
-            found.append(Wanted(place, fields, variant.model_copy(update=settings)))
+            yield Wanted(place, overrides | shared, variant.model_copy(update=settings))
+
+
+def _finetuned(experiment: Experiment) -> Iterator[Wanted]:
     if experiment.finetune is not None:
+        shared = _set_at("finetune.segmenter", experiment.finetune.segmenter)
         for name, init in experiment.finetune.initialisations.items():
-            settings = {"segmenter": experiment.finetuning(init)}
             place = f"finetune.initialisations.{name}"
-            fields = {"init": init, **experiment.finetune.segmenter}
-            found.append(Wanted(place, fields, experiment.model_copy(update=settings)))
-    return found
+            settings = {"segmenter": experiment.finetuning(init)}
+            wish = experiment.model_copy(update=settings)
+            yield Wanted(place, {"segmenter.init": place} | shared, wish)
 
 
 def check_networks(
-    experiment: Experiment, wanted: Sequence[Wanted], weights: Path
+    experiment: Experiment, wanted: Sequence[Wanted], weights: Path, *, explained: bool = True
 ) -> Iterator[Problem]:
     """Yield what is wrong with the networks and their first weights, each once.
 
     Args:
         weights: folder of fetched encoder weights.
+        explained: whether the classifiers that are explained count.
     """
     classifiers: dict[str, Classifier | None] = {}
     seen: set[str] = set()
-    for item in (*_explained(experiment), *wanted):
+    for item in (*(_explained(experiment) if explained else ()), *wanted):
         key = _classifier_key(item)
         if key not in classifiers:
             classifiers[key] = None
@@ -127,7 +146,8 @@ def _explained(experiment: Experiment) -> Iterator[Wanted]:
     entries: list[Mapping[str, Any]] = [{}, *experiment.saliency.ensemble]
     for fields, member in zip(entries, experiment.members, strict=True):
         prefixed = {f"classifier.{name}": value for name, value in fields.items()}
-        yield Wanted(ENSEMBLE if fields else "", prefixed, member)
+        place = ENSEMBLE if fields else ""
+        yield Wanted(place, _set_at(place, prefixed), member)
 
 
 def _classifier_key(item: Wanted) -> str:
@@ -236,7 +256,7 @@ def _start(
 
 def _shape(spec: segmenter.SegmenterSpec, kind: str) -> segmentation.Start:
     state = segmenter.build_segmenter(spec).state_dict()
-    return segmentation.Start(kind, state, f"It holds {spec}.")
+    return segmentation.Start(kind, state, f"It holds {spec}.", spec.classes)
 
 
 def _encoder_weights(field: str, wish: str, encoder: str, cache: Path) -> Iterator[Problem]:

@@ -64,7 +64,10 @@ def combined(
         return stack_MBKhw.mean(0)
     if how == "median":
         return _median(stack_MBKhw)
-    return torch.einsum("mbkhw,mk->bkhw", stack_MBKhw, _shares(weight_MK, stack_MBKhw))
+    share_MK = _shares(weight_MK, stack_MBKhw)
+    # 0 times what is not a number would be none either.
+    said_MBKhw = torch.where(share_MK[:, None, :, None, None] > 0, stack_MBKhw, 0.0)
+    return torch.einsum("mbkhw,mk->bkhw", said_MBKhw, share_MK)
 
 
 def trust(auroc_MK: Tensor) -> Tensor:
@@ -109,7 +112,6 @@ def _trusted(
     if how == "median":
         return _median(stack_MBKhw, counted_MBK)
     share_MBK = trust_MBK / trust_MBK.sum(0)  # 0 / 0, not a number, where nobody is trusted
-    # 0 times what is not a number would be none either.
     said_MBKhw = torch.where(counted_MBK[..., None, None], stack_MBKhw, 0.0)
     return torch.einsum("mbkhw,mbk->bkhw", said_MBKhw, share_MBK)
 

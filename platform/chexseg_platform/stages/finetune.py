@@ -19,7 +19,7 @@ from chexseg_platform.config import Experiment
 from chexseg_platform.data import masks
 from chexseg_platform.data.fractions import Shown, take_fraction
 from chexseg_platform.data.store import of_classes, read_index
-from chexseg_platform.findings import OBSERVATIONS
+from chexseg_platform.findings import OBSERVATIONS, mirrored
 from chexseg_platform.locks import once
 from chexseg_platform.stages import evaluate, records, tune
 from chexseg_platform.stages.context import Context
@@ -104,7 +104,7 @@ def _ready(at: Tracked, experiment: Experiment, name: str, task: config.Task) ->
         tuple(item.image_id for item in _shown(index, "valid", classes, dataset)),
     )
     tested = _shown(index, "test", classes, dataset)
-    _check(name, work, tested)
+    _check(name, work, tested, flips=bool(experiment.finetuning("random").augment.flip))
     at.say(
         f"{name}  {', '.join(classes)}: {len(work.train)} images to learn from, "
         f"{len(work.valid)} for thresholds and checkpoints, {len(tested)} to test on"
@@ -131,7 +131,9 @@ def _shown(index: pa.Table, split: str, classes: Sequence[str], dataset: Artifac
     return found
 
 
-def _check(name: str, work: Work, tested: Sequence[Shown]) -> None:
+def _check(name: str, work: Work, tested: Sequence[Shown], *, flips: bool) -> None:
+    if flips:
+        mirrored(work.classes)
     for split, images in (("train", work.train), ("valid", work.valid), ("test", tested)):
         if not images:
             drawn = ", ".join(work.dataset.summary["splits"].get(split, {}).get("drawn", {}))

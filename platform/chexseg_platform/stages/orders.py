@@ -185,7 +185,7 @@ def load_start(start: tuple[str, Any] | None) -> Start | None:
         return Start(what, Path(source))
     state, meta = checkpoints.load(source.uri if isinstance(source, Artifact) else source)
     checkpoints.require_kind(meta, what.removeprefix("encoder of "))
-    return Start(what, state, _holds(meta))
+    return Start(what, state, _holds(meta), tuple(meta.get("spec", {}).get("classes", ())))
 
 
 def _holds(meta: Mapping[str, Any]) -> str:

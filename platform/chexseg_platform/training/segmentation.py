@@ -59,7 +59,8 @@ class Start(NamedTuple):
     """Where first weights come from.
 
     Attributes:
-        kind: "segmenter": all but a head of other channels; any other: the encoder alone.
+        kind: "segmenter": all, and its head where `classes` are those of the new one; any other:
+            the encoder alone.
         state: of a model, or the folder of an encoder that was fetched.
         holds: what model that is, in words, for whoever takes another.
     """
@@ -67,6 +68,7 @@ class Start(NamedTuple):
     kind: str
     state: State | Path
     holds: str = ""
+    classes: tuple[str, ...] = ()
 
 
 def spec_of(settings: config.Segmenter, classes: tuple[str, ...] = FINDINGS) -> SegmenterSpec:
@@ -102,17 +104,17 @@ def initial_model(
     model = build_segmenter(spec_of(settings, classes))
     check_size(model, 1, size)
     if start is not None:
-        _load_start(model, start)
+        _load_start(model, start, classes)
     return model
 
 
-def _load_start(model: nn.Module, start: Start) -> None:
-    kind, state, holds = start
+def _load_start(model: nn.Module, start: Start, classes: tuple[str, ...]) -> None:
+    kind, state, holds, theirs = start
     try:
         if isinstance(state, Path):
             load_weights(encoder_of(model), state)
         elif kind == "segmenter":
-            load_segmenter_weights(model, state)
+            load_segmenter_weights(model, state, head=theirs == classes)
         else:
             load_encoder(model, state)
     except checkpoints.WrongArchitecture as error:

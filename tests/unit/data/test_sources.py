@@ -9,6 +9,7 @@ from chexseg_platform.data import masks
 from chexseg_platform.data.sources import (
     ImagesTwice,
     NoImages,
+    collections_of,
     content,
     count_labels,
     digest,
@@ -255,9 +256,7 @@ def test_a_picture_in_two_collections_is_taken_once(folders):
 def test_a_patient_learned_from_and_tested_on_is_named_with_both_places(folders):
     (folders / "a/patients.csv").write_text("image,patient\nm,Q\nn,R\n")
     (folders / "b/patients.csv").write_text("image,patient\no,Q\nx,R\n")
-    said = (
-        r"1 patients .*: Q \(train and test\)\. Of Q there are train/images/m\.png and test/images"
-    )
+    said = r"1 patient is .*: Q \(train and test\)\. Of Q there are train/images/m\.png and test/im"
     with pytest.raises(PatientInTwoSplits, match=said) as twice:
         read_entries(of_folders(folders, "a", "b"))
     # R's two images are one picture, which is only tested on.
@@ -306,3 +305,14 @@ def test_collections_are_read_in_another_way_than_tables(folders):
     assert content(of_folders(folders, "a"))["collections"][0]["reading"] == 2
     assert content(Data(phantom=Phantom(layout="jsrt")))["reading"] == 2
     assert "reading" not in content(Data(phantom=Phantom()))
+
+
+@pytest.mark.parametrize("test", [5, 123])
+def test_shares_of_a_phantom_in_folds(test: int) -> None:
+    """SCR's folds part off the test; of what is left, validation is the share asked for."""
+    wish = Phantom(layout="jsrt", train=2, valid=3, test=test)
+    (made,) = collections_of(Data(phantom=wish), "p")
+    assert (made.valid, made.test) == (0.6, 0.0)
+    other = wish.model_copy(update={"layout": "montgomery"})
+    (made,) = collections_of(Data(phantom=other), "p")
+    assert (made.valid, made.test) == (3 / (5 + test), test / (5 + test))

@@ -82,21 +82,23 @@ def test_wrong_classifier_is_refused_and_named() -> None:
 def test_start_from_another_segmenter_with_and_without_its_head() -> None:
     spec = SegmenterSpec(encoder=SMALL, classes=("a", "b"))
     first, second = build_segmenter(spec), build_segmenter(spec)
-    assert load_segmenter_weights(second, first.state_dict())
+    load_segmenter_weights(second, first.state_dict(), head=True)
     assert all(
         torch.equal(a, b)
         for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
     )
     other = build_segmenter(SegmenterSpec(encoder=SMALL, classes=("lungs", "heart", "clavicles")))
     head = other.state_dict()["segmentation_head.0.weight"].clone()
-    assert not load_segmenter_weights(other, first.state_dict())
+    with pytest.raises(checkpoints.WrongArchitecture, match=r"segmentation_head\.0\.weight"):
+        load_segmenter_weights(other, first.state_dict(), head=True)
+    load_segmenter_weights(other, first.state_dict(), head=False)
     assert torch.equal(other.state_dict()["segmentation_head.0.weight"], head)
     for name, tensor in first.state_dict().items():
         if not name.startswith("segmentation_head."):
             assert torch.equal(other.state_dict()[name], tensor)
     unet = build_segmenter(SegmenterSpec(architecture="Unet", encoder=SMALL))
     with pytest.raises(checkpoints.WrongArchitecture, match="decoder"):
-        load_segmenter_weights(unet, first.state_dict())
+        load_segmenter_weights(unet, first.state_dict(), head=False)
 
 
 def test_names_and_options() -> None:

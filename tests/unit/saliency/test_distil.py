@@ -40,6 +40,13 @@ def test_combinations_by_hand() -> None:
     torch.testing.assert_close(weighted[0, 1], mean[0, 1])
 
 
+def test_a_broken_map_of_a_model_without_weight_does_no_harm() -> None:
+    weight = torch.tensor([[3.0, 1.0], [0.0, 1.0]])
+    made = combined([A, torch.full_like(B, torch.nan)], "auroc", weight)
+    torch.testing.assert_close(made[0, 0], A[0, 0])
+    assert made[0, 1].isnan().all()
+
+
 @pytest.mark.parametrize("how", ["mean", "median", "auroc"])
 def test_one_model_is_itself_and_equal_ones_agree(how: str) -> None:
     weight = torch.tensor([[0.2, 0.4]])

@@ -33,7 +33,7 @@ def test_every_start_is_found(tmp_path: Path, classifier) -> None:
 
     checkpoints.save(tmp_path / "s", STATE, {"kind": "segmenter"})
     assert loaded("random") is None
-    assert loaded("imagenet") == ("encoder", tmp_path / "resnet18", "")
+    assert loaded("imagenet") == ("encoder", tmp_path / "resnet18", "", ())
     assert loaded("classifier")[0] == "classifier"
     assert loaded("pretrained:doll")[0] == "segmenter"
     assert loaded("encoder:doll")[0] == "encoder of segmenter"
@@ -41,7 +41,7 @@ def test_every_start_is_found(tmp_path: Path, classifier) -> None:
     with pytest.raises(checkpoints.WrongArchitecture, match="a classifier, where a segmenter"):
         loaded("encoder:doll")
     for place in (tmp_path / "s", f"file://{tmp_path / 's'}"):
-        kind, state, holds = loaded(f"segmenter:{place}")
+        kind, state, holds, _ = loaded(f"segmenter:{place}")
         assert (kind, holds) == ("segmenter", "")
         assert torch.equal(state["a"], STATE["a"])
     with pytest.raises(checkpoints.WrongArchitecture, match="a classifier, where a segmenter"):

@@ -218,7 +218,9 @@ def test_rare_classes_and_foreground_count_as_asked(tiny_store, sets):
 @pytest.mark.parametrize("adapt", ["low-rank", "frozen-encoder"])
 def test_what_is_kept_of_an_adapted_model_is_a_plain_segmenter(tiny_store, sets, adapt):
     drawn = sets[0]
-    start = Start("segmenter", initial_model(settings(), 32, 7, None).state_dict())
+    start = Start(
+        "segmenter", initial_model(settings(), 32, 7, None).state_dict(), classes=FINDINGS
+    )
     task = Segmentation(
         settings(adapt=adapt, rank=2, layer_decay=0.9, lr=1e-2, epochs=4.0), tiny_store,
         expert=drawn, pseudo=EMPTY, valid=drawn, seed=0, device=CPU, start=start,
@@ -347,9 +349,19 @@ def test_first_weights(tiny_store):
             assert torch.equal(value, random.state_dict()[name])
     for name, value in random.state_dict().items():
         assert torch.equal(value, again.state_dict()[name])
-    copied = initial_model(settings(), 32, 8, Start("segmenter", started.state_dict()))
+    copied = initial_model(
+        settings(), 32, 8, Start("segmenter", started.state_dict(), classes=FINDINGS)
+    )
     for name, value in copied.state_dict().items():
         assert torch.equal(value, started.state_dict()[name])
+    # As many channels, which mean something else: only the head is new.
+    renamed = tuple(reversed(FINDINGS))
+    first = Start("segmenter", started.state_dict(), classes=FINDINGS)
+    moved = initial_model(settings(), 32, 8, first, renamed).state_dict()
+    fresh = initial_model(settings(), 32, 8, None, renamed).state_dict()
+    for name, value in moved.items():
+        source = fresh if name.startswith("segmentation_head.") else started.state_dict()
+        assert torch.equal(value, source[name]), name
     other = Start("classifier", state, "It holds a classifier on x.")
     with pytest.raises(WrongArchitecture, match=r"encoder.* It holds a classifier on x\.$"):
         initial_model(settings(encoder="resnet18"), 32, 0, other)

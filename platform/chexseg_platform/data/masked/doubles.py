@@ -27,6 +27,7 @@ from chexseg_platform.data.entries import (
     file_state,
 )
 from chexseg_platform.data.rows import read_image
+from chexseg_platform.data.splits import PatientInTwoSplits
 
 REASON = "double"
 THREADS = 8
@@ -65,6 +66,10 @@ def without_doubles(entries: Sequence[Entry]) -> tuple[list[Entry], list[Double]
 
     Of several copies one of the test stays, else one of validation, else the first. Structures
     that only another copy has a mask of are taken over from it.
+
+    Raises:
+        PatientInTwoSplits: where other images of a copy's patient are in another split than the
+            copy that stays: under two names they are one patient's.
     """
     stays = dict(enumerate(entries))
     doubles: list[Double] = []
@@ -74,7 +79,22 @@ def without_doubles(entries: Sequence[Entry]) -> tuple[list[Entry], list[Double]
             left = stays.pop(place)
             doubles.append(Double(left, stays[kept]))
             stays[kept] = _with_masks_of(stays[kept], left)
+    _check_patients(list(stays.values()), doubles)
     return list(stays.values()), doubles
+
+
+def _check_patients(stays: Sequence[Entry], doubles: Sequence[Double]) -> None:
+    places: dict[str, dict[str, Entry]] = {}
+    for entry in stays:
+        places.setdefault(entry.patient, {})[entry.split] = entry
+    for left, kept in doubles:
+        for split, other in places.get(left.patient, {}).items():
+            if left.patient != kept.patient and split != kept.split:
+                raise PatientInTwoSplits(
+                    f"{left.source} and {kept.source} are the same picture, so patients "
+                    f"{left.patient} and {kept.patient} are one; {other.source} is in {split}, and "
+                    f"{kept.source} in {kept.split}: give both one name and one split"
+                )
 
 
 def same_pictures(entries: Sequence[Entry]) -> Groups:

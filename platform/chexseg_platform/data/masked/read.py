@@ -99,6 +99,9 @@ def _advice(values: Sequence[float]) -> str:
     """Say what to do about a mask that is not black and white."""
     if max(values) < ABOUT:
         return "if they are labels, give each structure a file of its own, black and white."
+    marked = [value for value in values if value]
+    if len(marked) == 1:
+        return f"save {marked[0]:g} as 255, as a PNG, if it marks the structure."
     if max(values) <= 255 and not any(ABOUT <= value <= 255 - ABOUT for value in values):
         return f"JPEG leaves such behind. {SAVE}, as a PNG."
     return f"masks are black and white, not probabilities. {SAVE}, or at another threshold."

@@ -10,6 +10,7 @@ from chexseg_platform.data.entries import STATE_BYTES, Entry, MaskFiles, entry_s
 from chexseg_platform.data.masked import doubles
 from chexseg_platform.data.masked.doubles import same_pictures, without_doubles
 from chexseg_platform.data.masked.files import joined
+from chexseg_platform.data.splits import PatientInTwoSplits
 from PIL import Image
 
 MakeEntry = Callable[..., Entry]
@@ -50,6 +51,22 @@ def test_the_copy_of_the_test_stays_then_that_of_validation(
     }  # fmt: skip
     kept, left = without_doubles([*others, *(copies[place] for place in order if place < 2)])
     assert [e.image_id for e in kept] == ["d", "e", "b"]
+
+
+def test_copies_of_two_patients_make_one_of_them(entry: MakeEntry) -> None:
+    def of(patient: str, *made: Entry) -> list[Entry]:
+        return [replace(each, patient=patient) for each in made]
+
+    learned = of("P", entry("t1", "train", 1), entry("t3", "train", 3))
+    tested = of("Q", entry("x1", "test", 3))
+    with pytest.raises(
+        PatientInTwoSplits, match=r"so patients P and Q are one; .*t1.* is in train"
+    ):
+        without_doubles([*learned, *tested])
+    kept, _ = without_doubles([*learned[1:], *tested])
+    assert [e.image_id for e in kept] == ["x1"]
+    same = of("P", entry("t1", "test", 1), entry("t3", "train", 3))
+    assert len(without_doubles([*same, *tested])[0]) == 2
 
 
 def test_within_a_split_the_first_stays(entry: MakeEntry) -> None:

@@ -367,6 +367,7 @@ DRAWN = np.where(GREYS > 127, 255, 0).astype(np.uint8)
             saved(DRAWN // 255 * 252 + GREYS % 4),
             "JPEG leaves such behind. Save it with values below",
         ),
+        (saved(DRAWN // 255 * 127), "the values 127 besides 0 and 255: save 127 as 255, as a PNG"),
         (saved(GREYS.astype(np.uint16) * 257), "257, 514, 771, 1028, 1285, ... besides"),
         (saved(np.dstack([DRAWN * 0] * 3 + [DRAWN])), "heart/a.png is transparent in places"),
         (jpeg, r"heart/a\.jpg is a JPEG, which does not keep black and white"),
@@ -380,6 +381,14 @@ def test_masks_that_cannot_be_used(
     with pytest.raises(UnreadableInput, match=said) as caught:
         make_row(read(folder)[0], SIDE)
     assert caught.value.reason == "mask"
+
+
+@pytest.mark.parametrize("side", [SIDE // 2, SIDE * 2])
+def test_masks_of_another_size_than_their_image(folder: Path, side: int) -> None:
+    for name in ("heart", "Aortic arch"):
+        mask(folder / "masks" / name / "a.png", slice(1, 3), side=side)
+    with pytest.raises(MaskSizeError, match=f"are {side} x {side} pixels, its image 16 x 16: give"):
+        make_row(read(folder)[0], 32)
 
 
 def test_masks_of_another_aspect_than_their_image(folder: Path) -> None:
