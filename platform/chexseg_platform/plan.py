@@ -350,6 +350,28 @@ def trainings(experiment: Experiment) -> list[Training]:
     ]
 
 
+def render_families(experiment: Experiment, families: Sequence[str], workspace: Workspace) -> str:
+    """Return the plan of pre-training as a person reads it: what is finished, what is to do."""
+    dataset = dataset_print(experiment.data, workspace)
+    rows = [(DATASET, dataset, f"{experiment.data.size} px")]
+    for family in families:
+        variant, rounds = experiment.family(family), rounds_of(experiment, family, dataset)
+        members = zip(classifier_prints(variant, dataset), variant.members, strict=True)
+        rows += [(CLASSIFIER, print_, _fit_of(member)) for print_, member in members]
+        for number, made in enumerate(rounds):
+            what = f"{family}, round {number}" if number else f"{family}: {variant.saliency.method}"
+            rows.append((PSEUDOLABELS, made.labels, what))
+            rows.append((SEGMENTER, made.segmenter, f"{variant.pretraining.epochs:g} epochs"))
+    lines = [f"{experiment.name}  in {workspace.uri}"]
+    lines += [_line(*row, workspace) for row in dict.fromkeys(rows)]
+    return "\n".join(lines)
+
+
+def _line(kind: str, print_: str, what: str, workspace: Workspace) -> str:
+    state = "finished" if workspace.find(kind, print_) else "to do"
+    return f"  {state:<9} {kind:<13} {print_[:8]}  {what}"
+
+
 def _refining(experiment: Experiment, plan: Plan) -> list[tuple[str, str, str]]:
     if experiment.saliency.refine == "none":
         return []
@@ -389,7 +411,5 @@ def render(experiment: Experiment, plan: Plan, workspace: Workspace) -> str:
         rows.append((SEGMENTER, print_, f"{what}, {settings.epochs:g} epochs"))
     rows.append((COMPARISON, plan.comparison, f"on {experiment.evaluation.split}"))
     lines = [f"{experiment.name}  in {workspace.uri}"]
-    for kind, print_, what in rows:
-        state = "finished" if workspace.find(kind, print_) else "to do"
-        lines.append(f"  {state:<9} {kind:<13} {print_[:8]}  {what}")
+    lines += [_line(*row, workspace) for row in rows]
     return "\n".join(lines)

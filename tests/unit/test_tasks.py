@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from chexseg_platform import tasks
+from chexseg_platform import plan, tasks
 from chexseg_platform.artifacts import Workspace
 from chexseg_platform.config import Experiment
 from chexseg_platform.findings import CLAVICLES, INFECTION, LUNGS, ORGANS, PLACED
@@ -120,6 +120,26 @@ def test_rounds_follow_from_each_other() -> None:
     assert made.family("doll").saliency.names == PLACED
 
 
+def test_all_weights_are_pre_trained_unless_it_is_asked_otherwise() -> None:
+    made = experiment(segmenter={"adapt": "frozen-encoder"})
+    assert made.pretraining.adapt == "full"
+    assert made.finetuning("random").adapt == "frozen-encoder"
+    frozen = experiment(pretrain={"segmenter": {"adapt": "frozen-encoder"}})
+    assert frozen.pretraining.adapt == "frozen-encoder"
+
+
+def test_pre_training_says_what_is_done(tmp_path: Path) -> None:
+    made, workspace = experiment(), Workspace(tmp_path)
+    labels = rounds_of(made, "doll", plan.dataset_print(made.data))[0].labels
+    workspace.draft(plan.PSEUDOLABELS, labels).finish([], config={}, inputs={})
+    lines = plan.render_families(made, ["doll"], workspace).splitlines()
+    assert [line.split()[0:2] for line in lines[1:]] == [
+        ["to", "do"], ["to", "do"], ["finished", "pseudolabels"], ["to", "do"], ["to", "do"],
+        ["to", "do"],
+    ]  # fmt: skip
+    assert lines[-2].endswith("doll, round 1")
+
+
 def test_an_arm_may_start_from_a_family() -> None:
     arms = {"mix": {}, "mix from doll": {"init": "pretrained:doll"}}
     chain = Plan.of(experiment(arms=arms))
@@ -169,6 +189,14 @@ def test_a_grid_says_what_is_done(tmp_path: Path) -> None:
         (
             {"finetune": {"tasks": {"organs": ORGAN_PHANTOM}, "segmenter": {"init": "random"}}},
             "init is what `initialisations` gives",
+        ),
+        (
+            {"finetune": {"tasks": {"x": ORGAN_PHANTOM}, "segmenter": {"expert_masks": 5}}},
+            "expert_masks has no part here: `fractions` says",
+        ),
+        (
+            {"pretrain": {"segmenter": {"expert_probability": 0.5}}},
+            "expert_probability has no part here: pseudo-labels alone",
         ),
         ({"finetune": {"tasks": {"organs": ORGAN_PHANTOM}, "fractions": [0.0]}}, "greater than 0"),
         (

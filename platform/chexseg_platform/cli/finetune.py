@@ -30,7 +30,7 @@ dry_option = click.option("--dry-run", is_flag=True, help="Print the plan and st
     "--family", "families", multiple=True, help="Of pretrain.families; by default all. Repeatable."
 )
 @click.option("--labels", is_flag=True, help="Only make the labels and compare them.")
-@options(set_option, workspace_option, tracking_option)
+@options(set_option, workspace_option, tracking_option, dry_option)
 @sentences
 def pretrain(
     experiment: str,
@@ -39,6 +39,7 @@ def pretrain(
     overrides: Sequence[str],
     workspace: str,
     no_tracking: bool,
+    dry_run: bool,
 ) -> None:
     """Pre-train whole segmenters on pseudo-labels.
 
@@ -47,10 +48,16 @@ def pretrain(
     """
     loaded, context = open_experiment(experiment, overrides, workspace)
     stop_on_problems(loaded, context, pretrain=True)
+    from chexseg_platform.plan import render_families
+    from chexseg_platform.stages.pretrain import named
     from chexseg_platform.stages.pretrain import pretrain as run
 
+    names = named(loaded.experiment, families)
+    click.echo(render_families(loaded.experiment, names, context.workspace))
+    if dry_run:
+        return
     with cluster(), tracker_of(loaded, context, no_tracking) as tracker:
-        made = run(context, loaded.experiment, families, tracker, click.echo, labels_only=labels)
+        made = run(context, loaded.experiment, names, tracker, click.echo, labels_only=labels)
     for name, artifact in made.items():
         click.echo(f"{name}: {artifact.kind}  {artifact.uri}")
     say_where_to_look(workspace, no_tracking)

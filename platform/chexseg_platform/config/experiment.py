@@ -188,7 +188,7 @@ class Experiment(Section):
     def pretraining(self) -> Segmenter:
         """The settings of a pre-training."""
         assert self.pretrain is not None
-        fields = {"init": "random", **self.pretrain.segmenter}
+        fields = {"init": "random", "adapt": "full", **self.pretrain.segmenter}
         return self._segmenter({**fields, "expert_probability": 0.0})
 
     def finetuning(self, init: str) -> Segmenter:
@@ -223,7 +223,8 @@ class Experiment(Section):
         """
         value = self.model_dump()
         if self.pretrain is not None:
-            own = self.pretraining.model_dump(exclude={"expert_validation"})
+            excluded = {"expert_validation", "expert_probability"}
+            own = self.pretraining.model_dump(exclude=excluded)
             value["pretrain"]["segmenter"] = own
         for key, new in fields.items():
             *sections, name = swept_field(key).split(".")

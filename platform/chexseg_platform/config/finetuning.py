@@ -28,8 +28,8 @@ class Pretrain(Section):
 
     families: dict[str, Family] = Field(default_factory=lambda: {"doll": Family()}, min_length=1)
     segmenter: dict[str, Any] = Field(default_factory=dict)
-    """What the pre-training overrides of `segmenter`; it starts from random weights unless `init`
-    is given here."""
+    """What the pre-training overrides of `segmenter`; it starts from random weights and trains all
+    of them, unless `init` or `adapt` is given here."""
 
     @field_validator("families")
     @classmethod
@@ -44,6 +44,8 @@ class Pretrain(Section):
     @field_validator("segmenter")
     @classmethod
     def _fields_of_segmenter(cls, segmenter: dict[str, Any]) -> dict[str, Any]:
+        if "expert_probability" in segmenter:
+            raise ValueError("expert_probability has no part here: pseudo-labels alone are learned")
         check_variants([((), Segmenter, segmenter)])
         return segmenter
 
@@ -123,5 +125,8 @@ class Finetune(Section):
     def _fields_of_segmenter(cls, segmenter: dict[str, Any]) -> dict[str, Any]:
         if "init" in segmenter:
             raise ValueError("init is what `initialisations` gives")
+        for name in ("expert_probability", "expert_masks"):
+            if name in segmenter:
+                raise ValueError(f"{name} has no part here: `fractions` says what is learned from")
         check_variants([((), Segmenter, segmenter)])
         return segmenter

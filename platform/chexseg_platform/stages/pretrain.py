@@ -50,7 +50,7 @@ def pretrain(
     Raises:
         UnknownFamily: saying which there are.
     """
-    names = _named(experiment, families)
+    names = named(experiment, families)
     dataset_print = plan.dataset_print(experiment.data, context.workspace)
     prints = [plan.rounds_of(experiment, name, dataset_print)[-1].segmenter for name in names]
     key = fingerprint("pretrained", {"of": prints, "labels": labels_only})
@@ -75,7 +75,8 @@ def pretrain(
     return labels if labels_only else made
 
 
-def _named(experiment: Experiment, families: Sequence[str]) -> list[str]:
+def named(experiment: Experiment, families: Sequence[str]) -> list[str]:
+    """Return the families that are asked for, all where none is; UnknownFamily for another."""
     if experiment.pretrain is None:
         raise UnknownFamily(
             f"{experiment.name} has no section pretrain: give its families, as "
