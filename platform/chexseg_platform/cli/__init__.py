@@ -90,7 +90,7 @@ def run(
     click.echo()
     click.echo(comparison.read("comparison.txt").decode())
     click.echo(f"Tables, plots and counts: {comparison.uri}")
-    say_where_to_look(workspace, no_tracking)
+    say_where_to_look(context, workspace, no_tracking)
 
 
 @main.command()
@@ -118,7 +118,7 @@ def tune(
     click.echo()
     click.echo(found.read("sweep.txt").decode())
     click.echo(f"Table and plot: {found.uri}")
-    say_where_to_look(workspace, no_tracking)
+    say_where_to_look(context, workspace, no_tracking)
 
 
 main.add_command(pretrain)
@@ -218,7 +218,7 @@ def explain(
         )
     if made is not None:
         click.echo(f"{made.kind}  {made.uri}")
-    say_where_to_look(workspace, no_tracking)
+    say_where_to_look(context, workspace, no_tracking)
 
 
 _stage_command("segment", "Train every arm's segmenters.")

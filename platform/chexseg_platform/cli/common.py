@@ -161,7 +161,8 @@ def tracker_of(loaded: Loaded, context: Context, off: bool) -> Tracker:
     return open_tracker(context.workspace.uri, loaded.experiment.name, enabled=not off)
 
 
-def say_where_to_look(workspace: str, no_tracking: bool) -> None:
+def say_where_to_look(context: Context, workspace: str, no_tracking: bool) -> None:
+    click.echo(context.where_time_went())
     if no_tracking:
         return
     if os.environ.get("MLFLOW_TRACKING_URI"):
@@ -184,3 +185,4 @@ def run_stage(
     with cluster(), tracker_of(loaded, context, no_tracking) as tracker:
         for artifact in run_until(name, context, loaded.experiment, chain, tracker, click.echo):
             click.echo(f"{artifact.kind}  {artifact.uri}")
+    click.echo(context.where_time_went())

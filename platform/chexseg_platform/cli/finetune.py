@@ -60,7 +60,7 @@ def pretrain(
         made = run(context, loaded.experiment, names, tracker, click.echo, labels_only=labels)
     for name, artifact in made.items():
         click.echo(f"{name}: {artifact.kind}  {artifact.uri}")
-    say_where_to_look(workspace, no_tracking)
+    say_where_to_look(context, workspace, no_tracking)
 
 
 @click.command()
@@ -104,4 +104,4 @@ def finetune(
     click.echo()
     click.echo(found.read("finetuning.txt").decode())
     click.echo(f"Tables and curves: {found.uri}")
-    say_where_to_look(workspace, no_tracking)
+    say_where_to_look(context, workspace, no_tracking)
