@@ -7,6 +7,7 @@ and caches stay where they are, and are named by addresses that the cluster's no
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shlex
 import shutil
@@ -97,6 +98,8 @@ def submit(address: str | None, experiment: str, command: Sequence[str]) -> Job:
     from ray.job_submission import JobSubmissionClient
 
     refuse_pickle_switches()
+    for name in ("dashboard_sdk", "job.sdk"):  # which tell of packages and their addresses
+        logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.ERROR)
     environment = ENVIRONMENT | _tracking()
     with tempfile.TemporaryDirectory() as made:
         work, module = Path(made) / "work", Path(made) / PACKAGE.name
