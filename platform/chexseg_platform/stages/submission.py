@@ -34,6 +34,12 @@ ENVIRONMENT = {
     "RAY_JOB_STOP_WAIT_TIME_S": "30",
 }
 """What a job's processes find set, as in jobs/runtime_env.yaml."""
+_TALKATIVE = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
+"""Of packages and their addresses."""
 TRACKING = "MLFLOW_TRACKING_URI"
 PATIENCE_S = 60.0
 """How long a cluster may be silent while a job is followed."""
@@ -98,8 +104,8 @@ def submit(address: str | None, experiment: str, command: Sequence[str]) -> Job:
     from ray.job_submission import JobSubmissionClient
 
     refuse_pickle_switches()
-    for name in ("dashboard_sdk", "job.sdk"):  # which tell of packages and their addresses
-        logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.ERROR)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
     environment = ENVIRONMENT | _tracking()
     with tempfile.TemporaryDirectory() as made:
         work, module = Path(made) / "work", Path(made) / PACKAGE.name
