@@ -104,6 +104,28 @@ def _steps_block(result: LabelEfficiency, task: str) -> str:
     return _table(title, "", cells, columns)
 
 
+def markdown(result: LabelEfficiency, metric: str = "dice_union") -> str:
+    """A metric's means over classes as Markdown tables, one a task."""
+    blocks = []
+    for tested in result.tested:
+        values = [
+            value
+            for value in result.values
+            if (value.task, value.metric, value.name) == (tested.task, metric, MEAN)
+        ]
+        columns = {value.fraction: column_name(value.fraction, value.images) for value in values}
+        cells = {
+            (value.initialisation, value.fraction): without_zeros(cell(value.estimate))
+            for value in values
+        }
+        lines = [[f"{tested.task}: {SHORT[metric]}", *columns.values()]]
+        lines.append(["---", *("---:" for _ in columns)])
+        for name in dict.fromkeys(name for name, _ in cells):
+            lines.append([name, *(cells.get((name, fraction), NOTHING) for fraction in columns)])
+        blocks.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+    return "\n\n".join(blocks)
+
+
 Key = tuple[str, float]
 
 

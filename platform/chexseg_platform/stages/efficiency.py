@@ -58,6 +58,7 @@ def write_tables(
     curves = plots_efficiency.learning_curves(trained, proposed=found.proposed)
     parts = [
         draft.write("finetuning.txt", efficiency_tables.text(found).encode()),
+        draft.write("finetuning.md", efficiency_tables.markdown(found).encode()),
         draft.write("finetuning.csv", csv_bytes(efficiency_tables.rows(found))),
         draft.write_json("finetuning.json", efficiency_tables.to_json(found)),
         draft.write("label-efficiency.png", plots.png(plots_efficiency.label_curves(found))),

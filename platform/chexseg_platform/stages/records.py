@@ -190,7 +190,8 @@ def finish_finetuning(parent: RunRef, experiment: Experiment, found: Artifact) -
     scores = {n: v for n, v in found.summary.items() if n.startswith("dice ") and v is not None}
     parent.metrics(0, {f"Dice/{name.removeprefix('dice ')}": v for name, v in scores.items()})
     tried = f"{found.summary['trainings']} fine-tunings; see finetuning.txt and its curves."
-    _describe(parent, experiment, tried)
+    shown = [found.read(part.name).decode() for part in found.parts("finetuning.md")]
+    _describe(parent, experiment, *shown, tried)
 
 
 def _log_pages(run: RunRef, artifact: Artifact, *texts: str) -> None:

@@ -12,7 +12,7 @@ from chexseg_platform.evaluation.efficiency import (
     LabelEfficiency,
     Value,
 )
-from chexseg_platform.evaluation.efficiency_tables import COLUMNS, rows, text, to_json
+from chexseg_platform.evaluation.efficiency_tables import COLUMNS, markdown, rows, text, to_json
 from chexseg_platform.evaluation.steps import Efficiency, Steps
 
 
@@ -95,6 +95,14 @@ def test_a_person_reads_values_differences_and_steps(result):
         ["doll", "1,000", "(3", "of", "3)", "×0.50"],
     ]
     assert note == ["Note. Few."]
+
+
+def test_markdown_has_a_table_a_task(result):
+    head, rule, *rows = markdown(result).splitlines()
+    assert head == "| heart: Dice B | 5 % (5) | 100 % (100) |"
+    assert rule.startswith("| --- | ---: |")
+    assert rows == ["| random | .500 [.40, .60] | – |", "| doll | .750 [.70, .80] | – |"]
+    assert len({line.count("|") for line in (head, rule, *rows)}) == 1
 
 
 def test_what_is_not_there_takes_no_room(result):
