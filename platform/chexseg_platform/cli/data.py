@@ -141,7 +141,7 @@ def chexlocalize(size: int, max_rejected: float, workspace: str, **table: Any) -
 @click.option(
     "--test-fold", type=click.IntRange(1, 2), default=2, show_default=True, help="Of SCR."
 )
-@click.option("--limit", type=click.IntRange(min=1), help="Only the first images.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only so many, evenly from all splits.")
 @options(size_option, rejected_option, workspace_option)
 @sentences
 def masks(size: int, max_rejected: float, workspace: str, **collection: Any) -> None:

@@ -71,7 +71,7 @@ class Collection(Section):
     seed: Seed = 0
     """Of these shares."""
     limit: Positive | None = None
-    """Take only the first images; for a quick try."""
+    """Take only so many images, evenly from all splits; for a quick try."""
 
     @model_validator(mode="after")
     def _some_to_learn_from(self) -> Collection:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from chexseg_platform.config import Collection
-from chexseg_platform.data.entries import Entry
+from chexseg_platform.data.entries import SPLITS, Entry
 from chexseg_platform.data.masked.covid_qu_ex import read_covid_qu_ex
 from chexseg_platform.data.masked.files import NoCollection, shared_out
 from chexseg_platform.data.masked.folder import has_splits, read_folder
@@ -41,7 +41,17 @@ def read_collection(wish: Collection) -> list[Entry]:
         found = found if has_splits(root) else _shared(found, wish)
     if not found:
         raise NoCollection(f"{root} holds neither images nor masks in the layout {wish.layout}")
-    return found[: wish.limit]
+    return _some(found, wish.limit)
+
+
+def _some(entries: list[Entry], limit: int | None) -> list[Entry]:
+    """Take so many images, evenly from all splits, in their order."""
+    number = len(entries)
+    if limit is None or limit >= number:
+        return entries
+    by_split = sorted(range(number), key=lambda place: SPLITS.index(entries[place].split))
+    taken = sorted(by_split[(2 * k + 1) * number // (2 * limit)] for k in range(limit))
+    return [entries[place] for place in taken]
 
 
 def _shared(entries: list[Entry], wish: Collection) -> list[Entry]:

@@ -445,3 +445,21 @@ def test_a_mask_is_the_union_of_its_files(tmp_path: Path) -> None:
     drawn = masks.decode(found.counts["Lungs"], SIDE, SIDE)
     assert np.flatnonzero(drawn.any(axis=1)).tolist() == [0, 1, 2]
     assert read_mask(left).sum() == 2 * SIDE
+
+
+def test_a_few_images_are_of_every_split(tmp_path: Path) -> None:
+    for split, number in {"test": 2, "train": 8, "valid": 2}.items():
+        for n in range(number):
+            picture(tmp_path / split / "images" / f"{split}{n}.png")
+            mask(tmp_path / split / "masks/heart" / f"{split}{n}.png", slice(1, 3))
+
+    def read_some(limit: int | None) -> list[Entry]:
+        return read_collection(Collection(layout="folder", root=str(tmp_path), limit=limit))
+
+    whole = read_some(None)
+    assert {split: len(names) for split, names in splits(read_some(6)).items()} == {
+        "train": 4, "valid": 1, "test": 1
+    }  # fmt: skip
+    assert [entry for entry in whole if entry in read_some(6)] == read_some(6)
+    assert read_some(12) == read_some(99) == whole
+    assert len(read_some(1)) == 1
