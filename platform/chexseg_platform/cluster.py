@@ -78,12 +78,22 @@ class Supply:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """How trainings share a cluster: workers each, their size, and how many run at a time."""
+    """How trainings share a cluster: workers each, their size, and how many run at a time.
+
+    Attributes:
+        least: how few workers a training goes on with when nodes are lost; None for all of them.
+    """
 
     workers: int
     cpus: float
     gpus: float
     parallel: int
+    least: int | None = None
+
+    @property
+    def number(self) -> int | tuple[int, int]:
+        """Workers as Ray Train takes them: a number, or the fewest and the most."""
+        return self.workers if self.least is None else (self.least, self.workers)
 
     @property
     def per_worker(self) -> dict[str, float]:
@@ -94,7 +104,8 @@ class TrainingPlan:
         return f"{self.cpus:g} CPU" + (f" + {self.gpus:g} GPU" if self.gpus else "")
 
     def __str__(self) -> str:
-        each = f"{self.workers} worker{'s' if self.workers > 1 else ''} x {self.size}"
+        some = f"{self.least} to " if self.least is not None else ""
+        each = f"{some}{self.workers} worker{'s' if self.workers > 1 else ''} x {self.size}"
         return f"{each}, {self.parallel} at a time" if self.parallel > 1 else each
 
 
@@ -340,15 +351,20 @@ def plan_training(wish: Resources, have: Supply, trainings: int) -> TrainingPlan
     cpus = wish.cpus_per_worker
     if cpus == "auto":
         cpus = _auto_cpus(have, workers, gpus, trainings)
+    elastic = wish.min_workers is not None and wish.min_workers < workers
+    least = wish.min_workers if elastic else None
     fits = _fits(have, workers, cpus, gpus)
+    if fits < 1 and least is not None and _fits(have, least, cpus, gpus):
+        fits = 1
     if fits < 1:
-        need = f"{workers * cpus:g} CPUs" + (f" and {workers * gpus:g} GPUs" if gpus else "")
+        fewest = workers if least is None else least
+        need = f"{fewest * cpus:g} CPUs" + (f" and {fewest * gpus:g} GPUs" if gpus else "")
         raise ClusterError(
             f"a training asks for {need}; the cluster has {have}. "
             "Lower resources.workers, cpus_per_worker or gpus_per_worker."
         )
     parallel = fits if wish.parallel_trainings == "auto" else min(fits, wish.parallel_trainings)
-    return TrainingPlan(workers, cpus, gpus, min(parallel, max(1, trainings)))
+    return TrainingPlan(workers, cpus, gpus, min(parallel, max(1, trainings)), least)
 
 
 def _auto_cpus(have: Supply, workers: int, gpus: float, trainings: int) -> float:

@@ -25,6 +25,10 @@ NODES = Supply(cpus=64, gpus=4, node_cpus=16, node_gpus=1)
         ({"workers": 2}, NODES, 9, TrainingPlan(2, 1.0, 1.0, 2)),
         ({"gpus_per_worker": 0.0, "cpus_per_worker": 4.0}, NODES, 9, TrainingPlan(1, 4.0, 0.0, 9)),
         ({"gpus_per_worker": 0.5}, NODES, 9, TrainingPlan(1, 1.0, 0.5, 8)),
+        ({"workers": 4, "min_workers": 2}, NODES, 1, TrainingPlan(4, 1.0, 1.0, 1, least=2)),
+        ({"workers": 6, "min_workers": 2}, NODES, 9, TrainingPlan(6, 1.0, 1.0, 1, least=2)),
+        ({"workers": 2, "min_workers": 2}, NODES, 9, TrainingPlan(2, 1.0, 1.0, 2)),
+        ({"min_workers": 3}, LAPTOP, 1, TrainingPlan(1, 8.0, 0.0, 1)),
     ],
 )
 def test_trainings_share_what_there_is(wish, have, trainings, plan):

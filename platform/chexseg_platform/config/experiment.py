@@ -83,6 +83,9 @@ class Resources(Section):
 
     workers: Positive | Literal["auto"] = "auto"
     """Training workers; auto: one a GPU, or one on a machine without."""
+    min_workers: Positive | None = None
+    """A training of several workers goes on with so few when nodes are lost, and grows again; null:
+    it waits for all. A batch is `batch_size` images whatever their number."""
     cpus_per_worker: PositiveFloat | Literal["auto"] = "auto"
     gpus_per_worker: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
     parallel_trainings: Positive | Literal["auto"] = "auto"

@@ -226,12 +226,13 @@ def fit_job(
     # Ray's annotations are those of its first version of Train; this is the second.
     trainer_type: Any = TorchTrainer
     failure_type: Any = FailureConfig
+    scaling_type: Any = ScalingConfig
     trainer = trainer_type(
         _loop,
         train_loop_config={"job": job, "board": board, "threads": max(1, int(plan.cpus))},
         torch_config=TorchConfig(backend="nccl" if plan.gpus >= 1 else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=plan.workers,
+        scaling_config=scaling_type(
+            num_workers=plan.number,
             use_gpu=plan.gpus > 0,
             resources_per_worker=plan.per_worker,
         ),
