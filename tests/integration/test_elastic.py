@@ -37,7 +37,7 @@ def test_a_training_goes_on_with_the_workers_that_are_left(
     assert nodes.stdin is not None
     assert nodes.stdout is not None
     address = nodes.stdout.readline().strip()
-    sets = ("classifier.epochs=30", "resources.workers=2", "resources.min_workers=1",
+    sets = ("classifier.epochs=12", "resources.workers=2", "resources.min_workers=1",
             "resources.cpus_per_worker=1")  # fmt: skip
     words = [word for text in sets for word in ("--set", text)]
     try:
