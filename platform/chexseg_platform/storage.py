@@ -10,6 +10,7 @@ import os
 import re
 import uuid
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -27,6 +28,7 @@ class Storage:
     def __init__(self, uri: str | Path) -> None:
         self.uri = str(uri)
         if "://" in self.uri:
+            refuse_secrets(self.uri)
             try:
                 self.fs, self.base = pafs.FileSystem.from_uri(self.uri)
             except (pa.ArrowInvalid, OSError) as error:
@@ -111,6 +113,18 @@ class Storage:
     def _names(self, path: str, kind: pafs.FileType) -> list[str]:
         infos = self.fs.get_file_info(pafs.FileSelector(path, allow_not_found=True))
         return sorted(info.base_name for info in infos if info.type == kind)
+
+
+def refuse_secrets(uri: str) -> None:
+    """Raise WorkspaceError for an address with credentials: it stands in logs and manifests."""
+    parts = urlsplit(uri)
+    options = {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
+    if parts.password is not None or options & {"access_key", "secret_key", "session_token"}:
+        place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        raise WorkspaceError(
+            f"the address of the workspace {place} holds credentials: leave them out, and set "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role"
+        )
 
 
 def write_local(path: Path, data: bytes, replace: bool = True) -> bool:

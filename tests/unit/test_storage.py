@@ -110,6 +110,18 @@ def test_an_upload_that_fails_is_not_closed_and_so_not_published(tmp_path, monke
     assert not Bucket.upload.closed
 
 
+@pytest.mark.parametrize(
+    "address",
+    ["s3://me:hidden@bucket/w", "s3://bucket/w?secret_key=hidden&region=x", "s3://me:@bucket/w",
+     "s3://bucket/w?session_token=hidden", "s3://bucket/w?access_key="],
+)  # fmt: skip
+def test_no_address_holds_credentials(address):
+    with pytest.raises(WorkspaceError, match=r"s3://bucket/w holds credentials: .* set AWS") as no:
+        Storage(address)
+    assert "hidden" not in str(no.value)
+    assert "me:" not in str(no.value)
+
+
 def test_addresses_of_other_filesystems(tmp_path):
     local = Storage(f"file://{tmp_path}")
     assert local.local

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from chexseg_platform.cluster import ClusterError, refuse_pickle_switches
 from chexseg_platform.configfile import load, relative_paths
+from chexseg_platform.storage import refuse_secrets
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -72,6 +73,7 @@ def command_of(
         ClusterError: where something is named that the cluster's nodes cannot reach.
     """
     load(experiment, overrides)
+    refuse_secrets(workspace)
     if "://" not in workspace and not os.path.isabs(workspace):
         raise ClusterError(
             f"the workspace {workspace!r} would lie in the job's own folder, and go with it. Name "
