@@ -59,8 +59,12 @@ def phantom(
             layout=layout,
             progress=lambda done, _: progress.update(done=done),
         )
-    use = "tables` as experiments/chexseg.yaml does" if layout == "chexpert" else "collections`"
-    click.echo(f"Written to {out}. Use it with `data.{use}.")
+    use = (
+        "`data.tables` as experiments/chexseg.yaml does"
+        if layout == "chexpert"
+        else "`chexseg-platform data masks`, or as a task's `collections` in `finetune.tasks`"
+    )
+    click.echo(f"Written to {out}. Use it with {use}.")
 
 
 size_option = click.option(
