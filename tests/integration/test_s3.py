@@ -105,7 +105,7 @@ def test_a_run_that_is_killed_goes_on_and_makes_the_same(
             break
     assert run.poll() is None, "".join(said)
     os.killpg(run.pid, signal.SIGKILL)
-    run.wait()
+    run.communicate()
     again = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, timeout=PATIENCE)
     assert again.returncode == 0, again.stdout[-2000:] + again.stderr[-2000:]
     there = Workspace(at(bucket, "killed"))
