@@ -351,19 +351,16 @@ def plan_training(wish: Resources, have: Supply, trainings: int) -> TrainingPlan
     cpus = wish.cpus_per_worker
     if cpus == "auto":
         cpus = _auto_cpus(have, workers, gpus, trainings)
-    elastic = wish.min_workers is not None and wish.min_workers < workers
-    least = wish.min_workers if elastic else None
-    fits = _fits(have, workers, cpus, gpus)
-    if fits < 1 and least is not None and _fits(have, least, cpus, gpus):
-        fits = 1
+    fewest = min(workers, wish.min_workers or workers)
+    fits = _fits(have, workers, cpus, gpus) or min(1, _fits(have, fewest, cpus, gpus))
     if fits < 1:
-        fewest = workers if least is None else least
         need = f"{fewest * cpus:g} CPUs" + (f" and {fewest * gpus:g} GPUs" if gpus else "")
         raise ClusterError(
             f"a training asks for {need}; the cluster has {have}. "
             "Lower resources.workers, cpus_per_worker or gpus_per_worker."
         )
     parallel = fits if wish.parallel_trainings == "auto" else min(fits, wish.parallel_trainings)
+    least = fewest if fewest < workers else None
     return TrainingPlan(workers, cpus, gpus, min(parallel, max(1, trainings)), least)
 
 

@@ -17,6 +17,7 @@ from chexseg_platform import __version__
 from chexseg_platform.cli.common import (
     Sections,
     cluster,
+    dry_option,
     experiment_argument,
     open_experiment,
     options,
@@ -64,8 +65,7 @@ def main(ctx: click.Context, verbose: bool) -> None:
 
 @main.command()
 @experiment_argument
-@options(set_option, workspace_option, tracking_option)
-@click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
+@options(set_option, workspace_option, tracking_option, dry_option)
 @sentences
 def run(
     experiment: str, overrides: Sequence[str], workspace: str, no_tracking: bool, dry_run: bool
@@ -95,8 +95,7 @@ def run(
 
 @main.command()
 @experiment_argument
-@options(set_option, workspace_option, tracking_option)
-@click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
+@options(set_option, workspace_option, tracking_option, dry_option)
 @sentences
 def tune(
     experiment: str, overrides: Sequence[str], workspace: str, no_tracking: bool, dry_run: bool

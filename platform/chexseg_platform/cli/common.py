@@ -98,6 +98,7 @@ set_option = click.option(
     help="Override a field of the experiment, e.g. segmenter.lr=3e-4. May be repeated.",
 )
 experiment_argument = click.argument("experiment", type=click.Path())
+dry_option = click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 tracking_option = click.option(
     "--no-tracking", is_flag=True, help="Do not record anything in MLflow."
 )

@@ -9,6 +9,7 @@ import click
 
 from chexseg_platform.cli.common import (
     cluster,
+    dry_option,
     experiment_argument,
     open_experiment,
     options,
@@ -20,8 +21,6 @@ from chexseg_platform.cli.common import (
     tracking_option,
     workspace_option,
 )
-
-dry_option = click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 
 
 @click.command()

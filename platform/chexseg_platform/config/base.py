@@ -28,13 +28,18 @@ def check_name(name: str) -> None:
         raise ValueError(f"{name!r} will not do as a name: use letters, digits, spaces and . _ -")
 
 
-def _each_once(seeds: list[int]) -> list[int]:
-    if len(set(seeds)) != len(seeds):
-        raise ValueError("the same seed twice would count one training as two")
-    return seeds
+def each_once(what: str) -> AfterValidator:
+    """Check that a list, of which each item is a training, names none twice."""
+
+    def check(items: list[Any]) -> list[Any]:
+        if len(set(items)) != len(items):
+            raise ValueError(f"the same {what} twice would count one training as two")
+        return items
+
+    return AfterValidator(check)
 
 
-Seeds = Annotated[list[Seed], Field(min_length=1), AfterValidator(_each_once)]
+Seeds = Annotated[list[Seed], Field(min_length=1), each_once("seed")]
 
 
 class Section(BaseModel):

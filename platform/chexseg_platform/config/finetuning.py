@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from chexseg_platform.config.base import Fraction, Section, Seeds, check_name, check_variants
+from chexseg_platform.config.base import (
+    Fraction,
+    Section,
+    Seeds,
+    check_name,
+    check_variants,
+    each_once,
+)
 from chexseg_platform.config.data import Collection, Phantom
 from chexseg_platform.config.saliency import Saliency
 from chexseg_platform.config.training import Segmenter
@@ -50,16 +57,8 @@ class Pretrain(Section):
         return segmenter
 
 
-def _each_fraction_once(fractions: list[float]) -> list[float]:
-    if len(set(fractions)) != len(fractions):
-        raise ValueError("the same fraction twice would count one training as two")
-    return fractions
-
-
 Fractions = Annotated[
-    list[Annotated[float, Field(gt=0, le=1)]],
-    Field(min_length=1),
-    AfterValidator(_each_fraction_once),
+    list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1), each_once("fraction")
 ]
 
 
@@ -78,9 +77,10 @@ class Task(Section):
     def _each_class_once(cls, classes: list[str] | None) -> list[str] | None:
         meant: dict[str, str] = {}
         for given in classes or ():
-            other = meant.setdefault(structure(given), given)
-            if other != given or (classes or ()).count(given) > 1:
-                raise ValueError(f"{other} and {given} are one class: name it once")
+            name = structure(given)
+            if name in meant:
+                raise ValueError(f"{meant[name]} and {given} are one class: name it once")
+            meant[name] = given
         return classes
 
     @model_validator(mode="after")
