@@ -239,8 +239,9 @@ def supply() -> Supply:
 def _wait_for(wish: Resources, have: Supply) -> None:
     """Wait until GPU workers that `resources` names are up, `timeout_minutes` at the most.
 
-    Where it names none, only for a CPU where there is none. A placement group asks for them: every
-    autoscaler of Ray hears of one that cannot be placed, and it is gone with the job, whereas
+    Of an elastic training, for as few workers as it begins with: Ray Train asks for the others.
+    Where it names no GPU, only for a CPU where there is none. A placement group asks for them:
+    every autoscaler of Ray hears of one that cannot be placed, and it is gone with the job, whereas
     `request_resources` outlives a job and is one for all of them.
     """
     gpus = 0.0 if wish.gpus_per_worker == "auto" else wish.gpus_per_worker
@@ -248,8 +249,9 @@ def _wait_for(wish: Resources, have: Supply) -> None:
         _say_of_gpus(LAUNCHED)
     if not gpus and have.cpus:
         return
+    workers = 1 if wish.workers == "auto" else wish.workers
     plan = TrainingPlan(
-        workers=1 if wish.workers == "auto" else wish.workers,
+        workers=min(workers, wish.min_workers or workers),
         cpus=1.0 if wish.cpus_per_worker == "auto" else wish.cpus_per_worker,
         gpus=gpus,
         parallel=1 if wish.parallel_trainings == "auto" else wish.parallel_trainings,

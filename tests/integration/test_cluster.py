@@ -32,7 +32,10 @@ DRIVER = """
 import sys
 from chexseg_platform.cluster import ClusterError, connect, disconnect, plan_training
 from chexseg_platform.config import Resources
-wish = Resources(gpus_per_worker=1.0, workers=2, timeout_minutes=float(sys.argv[1]))
+least = int(sys.argv[2]) if len(sys.argv) > 2 else None
+wish = Resources(
+    gpus_per_worker=1.0, workers=2, min_workers=least, timeout_minutes=float(sys.argv[1])
+)
 try:
     print(plan_training(wish, connect(wish), trainings=3))
 except ClusterError as error:
@@ -78,9 +81,13 @@ def test_gpus_that_are_named_are_waited_for(start: Start) -> None:
     waits = start(DRIVER, "3", RAY_ADDRESS=address)
     # Ray may say something of its own before.
     assert any(line.startswith("cluster  0/2 workers of 1 CPU + 1 GPU") for line in waits.stderr)
-    for _ in range(2):
-        nodes.stdin.write("grow\n")
-        nodes.stdin.flush()
+    nodes.stdin.write("grow\n")
+    nodes.stdin.flush()
+    # One of two is up, with which an elastic training begins.
+    elastic, _ = start(DRIVER, "3", "1", RAY_ADDRESS=address).communicate(timeout=180)
+    assert elastic.strip() == "1 to 2 workers x 1 CPU + 1 GPU"
+    nodes.stdin.write("grow\n")
+    nodes.stdin.flush()
     said, progress = waits.communicate(timeout=180)
     assert said.strip() == "2 workers x 1 CPU + 1 GPU"
     assert "cluster  2 workers of 1 CPU + 1 GPU up done" in progress
