@@ -251,7 +251,7 @@ def _wait_for(wish: Resources, have: Supply) -> None:
         return
     workers = 1 if wish.workers == "auto" else wish.workers
     plan = TrainingPlan(
-        workers=min(workers, wish.min_workers or workers),
+        workers=_fewest(workers, wish),
         cpus=1.0 if wish.cpus_per_worker == "auto" else wish.cpus_per_worker,
         gpus=gpus,
         parallel=1 if wish.parallel_trainings == "auto" else wish.parallel_trainings,
@@ -353,7 +353,7 @@ def plan_training(wish: Resources, have: Supply, trainings: int) -> TrainingPlan
     cpus = wish.cpus_per_worker
     if cpus == "auto":
         cpus = _auto_cpus(have, workers, gpus, trainings)
-    fewest = min(workers, wish.min_workers or workers)
+    fewest = _fewest(workers, wish)
     fits = _fits(have, workers, cpus, gpus) or min(1, _fits(have, fewest, cpus, gpus))
     if fits < 1:
         need = f"{fewest * cpus:g} CPUs" + (f" and {fewest * gpus:g} GPUs" if gpus else "")
@@ -364,6 +364,11 @@ def plan_training(wish: Resources, have: Supply, trainings: int) -> TrainingPlan
     parallel = fits if wish.parallel_trainings == "auto" else min(fits, wish.parallel_trainings)
     least = fewest if fewest < workers else None
     return TrainingPlan(workers, cpus, gpus, min(parallel, max(1, trainings)), least)
+
+
+def _fewest(workers: int, wish: Resources) -> int:
+    """Return how many workers a training begins and goes on with, at the least."""
+    return min(workers, wish.min_workers or workers)
 
 
 def _auto_cpus(have: Supply, workers: int, gpus: float, trainings: int) -> float:

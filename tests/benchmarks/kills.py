@@ -132,6 +132,16 @@ def start(stage: str, folder: Path, workspace: Path, address: str) -> subprocess
         )  # fmt: skip
 
 
+def ended(run: subprocess.Popen[bytes]) -> int | str:
+    """Return how a run ended; one past its bound is killed, and says so."""
+    try:
+        return run.wait(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        run.kill()
+        run.wait()
+        return f"none in {PATIENCE} s"
+
+
 def digests(workspace: Path, kinds: tuple[str, ...]) -> Digests:
     """Return the digest of every part of every artifact, each part read against it."""
     made: Digests = {}
@@ -166,7 +176,7 @@ def in_peace(folder: Path, address: str) -> dict[str, Undisturbed]:
         before = folder / "before" / stage
         shutil.copytree(workspace, before)
         began = time.monotonic()
-        if start(stage, folder, workspace, address).wait(timeout=PATIENCE):
+        if ended(start(stage, folder, workspace, address)):
             raise RuntimeError(workspace.with_suffix(".log").read_text()[-2000:])
         seconds = time.monotonic() - began
         made[stage] = Undisturbed(seconds, before, digests(workspace, kinds), files(workspace))
@@ -219,8 +229,8 @@ def faults(stage: str, peace: Undisturbed, workspace: Path) -> list[str]:
 
 def one(
     seed: int, folder: Path, peace: dict[str, Undisturbed], cluster: Nodes
-) -> tuple[str, list[str]]:
-    """Kill once and run again; return a line of what happened, and what is wrong."""
+) -> tuple[str, bool, list[str]]:
+    """Kill once and run again; return a line of what happened, whether it hit, what is wrong."""
     choice = random.Random(seed)
     stage, victim = choice.choice(list(STAGES)), choice.choice(VICTIMS)
     share = choice.uniform(0.1, 0.9)
@@ -230,19 +240,21 @@ def one(
     time.sleep(share * peace[stage].seconds)
     hit, wrong = kill(victim, choice, run, cluster), []
     began = time.monotonic()
-    code = run.wait(timeout=PATIENCE)
+    code = ended(run)
+    if isinstance(code, str):
+        wrong.append("it did not end in its bound")
     if victim == "raylet" and hit:
         cluster.tell("add")
     log = workspace.with_suffix(".log")
     if code and victim != "driver" and "Traceback" in log.read_text():
         wrong.append("a traceback")
-    again = start(stage, folder, workspace, cluster.address).wait(timeout=PATIENCE) if code else 0
+    again = ended(start(stage, folder, workspace, cluster.address)) if code else 0
     if again:
         wrong.append(f"run again, it ended with {again}")
     else:
         wrong += faults(stage, peace[stage], workspace)
         before = times(workspace)
-        if start(stage, folder, workspace, cluster.address).wait(timeout=PATIENCE):
+        if ended(start(stage, folder, workspace, cluster.address)):
             wrong.append("a third run failed")
         if times(workspace) != before:
             wrong.append("a third run wrote")
@@ -253,7 +265,7 @@ def one(
     )
     if not wrong:
         shutil.rmtree(workspace)
-    return line, wrong
+    return line, hit, wrong
 
 
 def main() -> int:
@@ -271,8 +283,8 @@ def main() -> int:
     with nodes() as cluster:
         peace = in_peace(folder, cluster.address)
         for seed in range(wish.seed, wish.seed + wish.kills):
-            line, wrong = one(seed, folder, peace, cluster)
-            bad, missed = bad + bool(wrong), missed + ("(missed)" in line)
+            line, hit, wrong = one(seed, folder, peace, cluster)
+            bad, missed = bad + bool(wrong), missed + (not hit)
             print(line + (f": {'; '.join(wrong)}" if wrong else ""), flush=True)
     print(f"{wish.kills} kills, {missed} missed, {bad} with something wrong")
     return int(bad > 0 or missed == wish.kills)
